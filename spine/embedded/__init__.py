@@ -1,0 +1,1 @@
+"""The server that a project directory shares when no URL is given."""

@@ -1,0 +1,1 @@
+"""What tests of spine and of systems built on it need."""
