@@ -1,0 +1,204 @@
+"""The wire format of an event, and its limits.
+
+The value of a stream entry is four bytes of CRC-32 (big-endian) over the rest, then one MessagePack array: format
+version, id, type, key, source, payload (a map), context (an array, see `spine.events.Context`), type version. The
+entry's id holds the seq, its field name the server's time in milliseconds, and the stream's key the topic.
+"""
+
+from __future__ import annotations
+
+import zlib
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from spine.errors import DecodeError, InvalidContext, InvalidPayload, TooLarge, UnknownVersion
+from spine.events import Context, Event, from_ms
+
+FORMAT = 1
+MAX_DEPTH = 32
+DEFAULT_MAX_BYTES = 256 * 1024
+HARD_MAX_BYTES = 1024 * 1024
+
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes})
+_CONTAINERS = frozenset({dict, list})
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is stored of an event, in the order of the wire."""
+
+    format: int
+    id: str
+    type: str
+    key: str
+    source: str
+    payload: dict[str, Any]
+    context: Context
+    type_version: int = 1
+
+
+class _FormatOnly(msgspec.Struct, array_like=True, gc=False):
+    format: int
+
+
+def _no_extension(code: int, data: memoryview) -> Any:
+    raise ValueError(f"extension type {code} is not part of the format")
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Envelope, ext_hook=_no_extension).decode
+_decode_format = msgspec.msgpack.Decoder(_FormatOnly).decode
+_decode_payload = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_no_extension).decode
+_decode_context = msgspec.msgpack.Decoder(Context, ext_hook=_no_extension).decode
+
+
+def normalise_payload(payload: Any) -> dict[str, Any]:
+    """Return a copy of `payload` exactly as a reader of the log will see it.
+
+    Takes a mapping or a pydantic model. Raises `InvalidPayload` naming the field that cannot be stored.
+    """
+    if isinstance(payload, BaseModel):
+        payload = payload.model_dump(mode="json")
+    if type(payload) is not dict:
+        try:
+            payload = dict(payload)
+        except (TypeError, ValueError):
+            raise InvalidPayload(
+                f"the payload must be a dict or a pydantic model, not {type(payload).__name__}. Nothing was stored."
+            ) from None
+    _check_value(payload, "payload", 1)
+    try:
+        return _decode_payload(_encode(payload))
+    except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError, ValueError, TypeError) as error:
+        raise InvalidPayload(f"the payload cannot be stored: {error}. Nothing was stored.") from error
+
+
+def check_context(context: Context) -> Context:
+    """Return `context` when it can be stored, else raise `InvalidContext`."""
+    try:
+        _check_value(context.session, "context.session", 2)
+        _check_value(context.constraints, "context.constraints", 2)
+        if context.request is not None:
+            _check_value(context.request, "context.request", 2)
+        if context.deadline is not None and context.deadline.tzinfo is None:
+            raise InvalidContext("context.deadline must be an aware datetime. Nothing was stored.")
+        return _decode_context(_encode(context))
+    except InvalidPayload as error:
+        raise InvalidContext(str(error)) from error
+    except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, InvalidContext):
+            raise
+        raise InvalidContext(f"the context cannot be stored: {error}. Nothing was stored.") from error
+
+
+def _check_value(value: Any, path: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise InvalidPayload(f"{path} is nested deeper than {MAX_DEPTH} levels. Nothing was stored.")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if type(name) is not str:
+                raise InvalidPayload(f"{path}: the name {name!r} is not a string. Nothing was stored.")
+            if type(item) not in _SCALARS:
+                _check_value(item, f"{path}.{name}", depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            if type(item) not in _SCALARS:
+                _check_value(item, f"{path}[{index}]", depth + 1)
+    elif not isinstance(value, str | int | float | bytes) and value is not None:
+        raise InvalidPayload(
+            f"{path} is a {type(value).__name__}, which cannot be stored: use text, numbers, lists and dicts, or a "
+            "pydantic model. Nothing was stored."
+        )
+
+
+def encode(envelope: Envelope, limit: int = DEFAULT_MAX_BYTES) -> bytes:
+    """Return the bytes stored for `envelope`. Raises `TooLarge` beyond `limit` bytes."""
+    body = _encode(envelope)
+    if len(body) > limit:
+        raise TooLarge(
+            f"the event {envelope.type!r} has {len(body):,} bytes; the limit is {limit:,}. Store large content "
+            "elsewhere and publish a reference to it. Nothing was stored."
+        )
+    return zlib.crc32(body).to_bytes(4, "big") + body
+
+
+def decode(seq: int, topic: str, ts: datetime, raw: bytes, limit: int = HARD_MAX_BYTES) -> Event[Any]:
+    """Return the event stored as `raw`. Raises `DecodeError` for anything that `encode` did not write.
+
+    The size is checked before anything is unpacked.
+    """
+    if len(raw) > limit + 4:
+        raise DecodeError(f"entry {seq} of {topic} has {len(raw):,} bytes, over the limit of {limit:,}")
+    body = memoryview(raw)[4:]
+    if zlib.crc32(body) != int.from_bytes(raw[:4], "big"):
+        raise DecodeError(f"entry {seq} of {topic} has a wrong checksum: it is damaged or was not written by spine")
+    try:
+        envelope = _decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _undecodable(seq, topic, body, error) from error
+    if envelope.format != FORMAT:
+        raise UnknownVersion(f"entry {seq} of {topic} has format {envelope.format}; this version reads {FORMAT}")
+    payload = envelope.payload
+    for value in payload.values():
+        if type(value) in _CONTAINERS and _deeper_than(value, MAX_DEPTH - 1):
+            raise DecodeError(f"entry {seq} of {topic} is nested deeper than {MAX_DEPTH} levels")
+    return Event(
+        seq=seq,
+        id=envelope.id,
+        type=envelope.type,
+        topic=topic,
+        key=envelope.key,
+        source=envelope.source,
+        payload=payload,
+        context=envelope.context,
+        ts=ts,
+        type_version=envelope.type_version,
+    )
+
+
+def _undecodable(seq: int, topic: str, body: memoryview, error: Exception) -> DecodeError:
+    try:
+        found = _decode_format(body).format
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        found = FORMAT
+    if found != FORMAT:
+        return UnknownVersion(f"entry {seq} of {topic} has format {found}; this version reads {FORMAT}")
+    return DecodeError(f"entry {seq} of {topic} cannot be read: {error}")
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    if levels == 0:
+        return True
+    items = value.values() if type(value) is dict else value
+    return any(type(item) in _CONTAINERS and _deeper_than(item, levels - 1) for item in items)
+
+
+def decode_entry(topic: str, entry: list[Any], limit: int = HARD_MAX_BYTES) -> Event[Any]:
+    """Return the event of one stream entry as the server gives it: ``[id, [ts, bytes]]``."""
+    raw_id, fields = entry
+    seq = int(raw_id[:-2]) if raw_id[-2:] == b"-0" else _stray(raw_id, topic)
+    try:
+        ts_raw, raw = fields
+        ts = _moment(ts_raw)
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        raise DecodeError(f"entry {seq} of {topic} does not have one field named by its time in ms") from error
+    return decode(seq, topic, ts, raw, limit)
+
+
+def _stray(raw_id: bytes, topic: str) -> int:
+    raise DecodeError(f"entry {raw_id.decode()} of {topic} is a stray: spine's own ids end in -0")
+
+
+_last_moment: tuple[bytes, datetime] = (b"0", from_ms(0))
+
+
+def _moment(raw: bytes) -> datetime:
+    """Entries of one batch share their time: the last one is remembered."""
+    global _last_moment
+    last, moment = _last_moment
+    if raw != last:
+        moment = from_ms(int(raw))
+        _last_moment = (raw, moment)
+    return moment

@@ -1,0 +1,424 @@
+"""The way to the server: the one place that knows the topology, the URL and the connections.
+
+A client holds three connections: `Server.link` for reads and small scripts, `Server.writer` for appends and commits
+(a durable one may wait there without holding up the others) and `Server.listener` for the one blocking read.
+redis-py speaks the protocol; its own retries are off, because a blindly repeated write is stored twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+import msgspec
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+from spine.errors import (
+    NamespaceMismatch,
+    ServerRefused,
+    ServerUnreachable,
+    SpineError,
+    StreamBlocked,
+    UnsupportedServer,
+)
+from spine.keys import Keys
+
+logger = logging.getLogger("spine")
+
+Argument = str | bytes | int | float
+T = TypeVar("T")
+
+FORMAT = "1"
+DEFAULT_PARTITIONS = 8
+JUMP = 1_000_000
+COMMAND_TIMEOUT_S = 5.0
+PATIENCE_S = 10.0
+MINIMUM_VERSION = (6, 2)
+
+
+class NamespaceChanged(SpineError):
+    """The namespace was opened anew since (data loss, failover, restart): the caller opens it again and repeats."""
+
+
+class StaleBatch(SpineError):
+    """A later batch of the same producer is stored already."""
+
+
+class WrongGroup(SpineError):
+    """A consumer group is missing."""
+
+
+def redacted(url: str) -> str:
+    """Return `url` without its password."""
+    return re.sub(r"(//[^/@]*:)[^@/]*@", r"\1***@", url)
+
+
+def refused(error: RedisError) -> Exception:
+    """Return the error of spine that says what an error reply of the server means for the caller."""
+    text = str(error)
+    if text.startswith("SPINEEPOCH"):
+        return NamespaceChanged(text)
+    if text.startswith("SPINESTALE"):
+        return StaleBatch(text)
+    if text.startswith("SPINEBLOCKED"):
+        return StreamBlocked(
+            f"{text.removeprefix('SPINEBLOCKED ')}. An entry that spine did not write stands in the way; nothing was "
+            "stored. `spine doctor` names it, `spine doctor --repair` mends it."
+        )
+    if text.startswith("NOGROUP"):
+        return WrongGroup(text)
+    if isinstance(error, OutOfMemoryError) or text.startswith("OOM"):
+        return ServerRefused(
+            "the server is out of memory (maxmemory); nothing was stored. Trim the log (`spine trim`) or give it more."
+        )
+    if isinstance(error, RedisConnectionError | RedisTimeoutError):
+        return ServerUnreachable(text)
+    return ServerRefused(f"the server refused: {text}. Nothing was stored.")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether the same call may succeed in a moment: the server is away, loading, or failing over."""
+    cause = error.__cause__
+    return isinstance(error, ServerUnreachable) or isinstance(
+        cause, BusyLoadingError | ReadOnlyError | MasterDownError | TryAgainError
+    )
+
+
+class _Call(msgspec.Struct, gc=False):
+    future: asyncio.Future[list[Any]]
+    replies: int
+
+
+class Link:
+    """One connection with many calls in flight: they are sent as they come, and answered in order.
+
+    A caller that is cancelled disturbs no other; when the connection breaks, every call in flight raises
+    `ServerUnreachable` with ``stored=None``, and the next call connects again.
+    """
+
+    def __init__(self, name: str, connect: Callable[[], Awaitable[AbstractConnection]]) -> None:
+        self.name = name
+        self._connect = connect
+        self._connection: AbstractConnection | None = None
+        self._connecting = asyncio.Lock()
+        self._in_flight: deque[_Call] = deque()
+        self._reader: asyncio.Task[None] | None = None
+
+    async def call(self, *commands: tuple[Argument, ...], timeout: float | None = None) -> list[Any]:
+        """Send `commands` together and return their replies; an error reply stands in its place as an exception."""
+        connection = self._connection
+        if connection is None:
+            connection = await self._connected()
+        call = _Call(asyncio.get_running_loop().create_future(), len(commands))
+        self._in_flight.append(call)
+        try:
+            async with asyncio.timeout(timeout or COMMAND_TIMEOUT_S):
+                packed = [part for command in commands for part in connection.pack_command(*command)]
+                await connection.send_packed_command(packed, check_health=False)
+                return await call.future
+        except TimeoutError:
+            await self._broken(connection, "no answer in time")
+            raise ServerUnreachable(
+                f"the server did not answer within {timeout or COMMAND_TIMEOUT_S:g} s", stored=None
+            ) from None
+        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            await self._broken(connection, str(error))
+            raise ServerUnreachable(f"the connection to the server broke: {error}") from error
+
+    async def _connected(self) -> AbstractConnection:
+        async with self._connecting:
+            if self._connection is None:
+                connection = await self._connect()
+                self._connection = connection
+                self._reader = asyncio.create_task(self._read(connection), name=f"spine-link-{self.name}")
+            return self._connection
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        read = connection.read_response
+        try:
+            while True:
+                replies: list[Any] = []
+                wanted = 1
+                while len(replies) < wanted:
+                    try:
+                        replies.append(await read(disable_decoding=True, disconnect_on_error=False))
+                    except (ResponseError, BusyLoadingError, AuthenticationError) as error:
+                        replies.append(error)
+                    if self._in_flight:
+                        wanted = self._in_flight[0].replies
+                call = self._in_flight.popleft()
+                if not call.future.done():
+                    call.future.set_result(replies)
+        except (RedisError, OSError, IndexError, RuntimeError) as error:
+            await self._broken(connection, str(error) or type(error).__name__)
+
+    async def _broken(self, connection: AbstractConnection, why: str) -> None:
+        if self._connection is not connection:
+            return
+        self._connection = None
+        lost, self._in_flight = self._in_flight, deque()
+        for call in lost:
+            if not call.future.done():
+                error = ServerUnreachable(f"the connection to the server broke: {why}")
+                error.stored = None
+                call.future.set_exception(error)
+                call.future.exception()
+        reader, self._reader = self._reader, None
+        if reader is not None and reader is not asyncio.current_task():
+            reader.cancel()
+        await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight raise."""
+        reader = self._reader
+        if self._connection is not None:
+            await self._broken(self._connection, "the client was closed")
+        if reader is not None:
+            await asyncio.gather(reader, return_exceptions=True)
+
+
+class ServerInfo(msgspec.Struct, frozen=True):
+    """What kind of server it is.
+
+    Attributes:
+        product: ``redis`` or ``valkey``.
+        version: of the product.
+        run_id: changes with each start of the server and with each failover.
+    """
+
+    product: str
+    version: tuple[int, ...]
+    run_id: str
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """What the namespace was created with.
+
+    Attributes:
+        partitions: number of partitions; fixed for good.
+        epoch: changes when the counter jumped: the server's run is another one, or the data is gone.
+    """
+
+    partitions: int
+    epoch: str
+
+
+class Server:
+    """The server as one namespace sees it.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix://`` or ``memory://`` (fakeredis, for unit tests).
+        namespace: name of the namespace.
+        partitions: wanted number of partitions; ``None`` takes what is there, or 8.
+        patience_s: how long a call goes on trying while the server is away.
+    """
+
+    def __init__(
+        self, url: str, namespace: str, *, partitions: int | None = None, patience_s: float = PATIENCE_S
+    ) -> None:
+        self.url = url
+        self.keys = Keys(namespace)
+        self.patience_s = patience_s
+        self._partitions = partitions
+        self._pool = _pool(url)
+        self._run_id = ""
+        self._opening = asyncio.Lock()
+        self.info = ServerInfo("", (), "")
+        self.namespace = Namespace(0, "")
+        self.highest_seen = 0
+        self.link = Link("reads", self._connect)
+        self.writer = Link("writes", self._connect)
+        self.listener = Link("listens", self._connect)
+
+    @property
+    def partitions(self) -> int:
+        """Number of partitions of the namespace."""
+        return self.namespace.partitions
+
+    async def open(self) -> None:
+        """Connect, and create the namespace or join it. Raises `ServerUnreachable` or `Misconfigured`."""
+
+        async def once() -> None:
+            await self.link.call(("PING",))
+
+        await self.patiently(once)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for link in (self.listener, self.writer, self.link):
+            await link.close()
+        await self._pool.disconnect()
+
+    async def reopen(self, known: Namespace) -> None:
+        """Open the namespace again unless somebody did since `known` was read."""
+        async with self._opening:
+            if self.namespace is known:
+                self._run_id = ""
+                replies = await self.link.call(*_open_command(self))
+                self._opened(replies[0])
+
+    async def command(self, *command: Argument) -> Any:
+        """Send one command that may be sent twice without harm; return its reply, again and again while away."""
+
+        async def once() -> Any:
+            reply = (await self.link.call(command))[0]
+            if isinstance(reply, RedisError):
+                raise refused(reply) from reply
+            return reply
+
+        return await self.patiently(once)
+
+    async def commands(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        """Send commands that may be sent twice without harm in one round trip; the first error reply raises."""
+        if not commands:
+            return []
+
+        async def once() -> list[Any]:
+            replies = await self.link.call(*commands)
+            for reply in replies:
+                if isinstance(reply, RedisError):
+                    raise refused(reply) from reply
+            return replies
+
+        return await self.patiently(once)
+
+    async def patiently(self, once: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
+        """Return ``await once()``, repeated while the server is away, for `patience_s` at most."""
+        try:
+            return await once()
+        except (ServerUnreachable, ServerRefused) as error:
+            if not is_passing(error):
+                raise
+            uncertain = error.stored is None
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(is_passing),
+                stop=stop_after_delay(self.patience_s if patience_s is None else patience_s),
+                wait=wait_exponential_jitter(initial=0.02, max=1.0, jitter=0.05),
+                reraise=True,
+            ):
+                with attempt:
+                    try:
+                        return await once()
+                    except SpineError as error:
+                        uncertain = uncertain or error.stored is None
+                        raise
+        except (ServerUnreachable, ServerRefused) as error:
+            if uncertain:
+                error.stored = None
+            raise
+        raise AssertionError("unreachable")
+
+    async def _connect(self) -> AbstractConnection:
+        connection = cast(AbstractConnection, self._pool.make_connection())
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                await connection.connect()
+                await self._greet(connection)
+        except (RedisError, OSError, TimeoutError) as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, AuthenticationError | NoPermissionError):
+                raise ServerRefused(f"{redacted(self.url)} refused the login: {error}") from error
+            reason = str(error) or "no answer"
+            raise ServerUnreachable(
+                f"no Redis at {redacted(self.url)}: {reason}. Nothing was stored. Start it, or check the URL."
+            ) from error
+        except SpineError:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def _greet(self, connection: AbstractConnection) -> None:
+        """Look which run of the server this is; on a new one open the namespace before anything else is sent."""
+        info = await _server_info(connection)
+        async with self._opening:
+            if info.run_id != self._run_id:
+                self.info = info
+                for command in _open_command(self):
+                    await connection.send_command(*command)
+                    self._opened(await connection.read_response(disable_decoding=True))
+
+    def _opened(self, reply: Any) -> None:
+        if isinstance(reply, RedisError):
+            raise refused(reply) from reply
+        found_format, layout, partitions, epoch, _ = (value.decode() for value in reply)
+        if found_format != FORMAT or layout != "single":
+            raise NamespaceMismatch(
+                f"namespace {self.keys.namespace!r} has format {found_format}, layout {layout!r}; this client speaks "
+                f"format {FORMAT}, layout 'single'. Use another namespace or another version of event-spine."
+            )
+        if self._partitions is not None and int(partitions) != self._partitions:
+            raise NamespaceMismatch(
+                f"namespace {self.keys.namespace!r} was created with {partitions} partitions, not {self._partitions}: "
+                "the number is fixed. Leave `partitions` out, or use another namespace."
+            )
+        self._run_id = self.info.run_id
+        self.namespace = Namespace(int(partitions), epoch)
+
+
+def _open_command(server: Server) -> list[tuple[Argument, ...]]:
+    from spine.scripts import script
+
+    keys = (server.keys.meta, server.keys.seq, server.keys.epochs)
+    wanted = server._partitions or DEFAULT_PARTITIONS
+    args = (FORMAT, "single", wanted, server.info.run_id, JUMP, server.highest_seen, secrets.token_hex(4))
+    return [("EVAL", script("open").source, len(keys), *keys, *args)]
+
+
+async def _server_info(connection: AbstractConnection) -> ServerInfo:
+    await connection.send_command("INFO", "server")
+    text = (await connection.read_response(disable_decoding=True)).decode()
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    product = "valkey" if "valkey_version" in fields else "redis"
+    version = tuple(int(part) for part in fields.get(f"{product}_version", "0").split(".")[:3])
+    if version < MINIMUM_VERSION:
+        raise UnsupportedServer(
+            f"{product} {'.'.join(map(str, version))} is too old: spine needs Redis 6.2+ or Valkey 7.2+."
+        )
+    return ServerInfo(product, version, fields.get("run_id", ""))
+
+
+def _pool(url: str) -> ConnectionPool[Any]:
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": None,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "decode_responses": False,
+    }
+    if url.startswith("memory://"):
+        from spine.testing.memory import memory_pool
+
+        return memory_pool(url)
+    if not url.startswith("unix://"):
+        options["socket_keepalive"] = True
+    try:
+        return ConnectionPool.from_url(url, **options)
+    except ValueError as error:
+        from spine.errors import Misconfigured
+
+        raise Misconfigured(
+            f"{redacted(url)!r} is not a URL of a server: {error}. Use redis://, rediss://, unix:// or memory://."
+        ) from error

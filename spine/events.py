@@ -1,0 +1,159 @@
+"""The values that travel: `Event`, the `Context` it carries, and `Draft`, an event not yet published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+from pydantic import BaseModel
+
+PayloadT = TypeVar("PayloadT")
+Payload = Mapping[str, Any] | BaseModel
+Durability = Literal["memory", "disk", "replicas"]
+
+
+class Priority(IntEnum):
+    """The lane of an event: a more urgent one is a stream of its own and is read first."""
+
+    URGENT = 0
+    NORMAL = 1
+    BACKGROUND = 2
+
+
+class ReplyTo(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where the answer to a request goes.
+
+    Attributes:
+        request: id of the request, 128 random bits in hex.
+        inbox: id of the client that waits.
+        partition: partition of the request's key; the reply stream lives beside it.
+    """
+
+    request: str
+    inbox: str
+    partition: int
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """What every event carries, so that whoever handles it has the whole picture at once.
+
+    What a handler publishes inherits the context of the event it handles.
+
+    Attributes:
+        correlation: one id for everything that follows from one request; made when left empty.
+        request: the originating request: ``{"seq", "type", "payload"}`` of the first event.
+        session_id: the session; the default key of an event.
+        session: the session's state when the event was written.
+        session_seq: seq of the last change of the session; 0 when it never changed.
+        constraints: what whoever acts has to respect, in the user's own words.
+        deadline: after this time (aware, by the server's clock) the event is not handled any more.
+        priority: the lane.
+        path: the agents that the work has passed through so far.
+        causation: seq of the event that caused this one.
+        traceparent: W3C trace context.
+        reply_to: where an answer goes; set by ``request``.
+    """
+
+    correlation: str = ""
+    request: dict[str, Any] | None = None
+    session_id: str | None = None
+    session: dict[str, Any] = {}
+    session_seq: int = 0
+    constraints: dict[str, Any] = {}
+    deadline: datetime | None = None
+    priority: Priority = Priority.NORMAL
+    path: tuple[str, ...] = ()
+    causation: int | None = None
+    traceparent: str | None = None
+    reply_to: ReplyTo | None = None
+
+    def replace(self, **changes: Any) -> Context:
+        """Return a copy with `changes`."""
+        return msgspec.structs.replace(self, **changes)
+
+
+class Event(msgspec.Struct, Generic[PayloadT], frozen=True, kw_only=True, gc=False):
+    """One immutable fact of the log.
+
+    Attributes:
+        seq: its number, unique and increasing over the whole namespace.
+        id: unique id given by the publisher.
+        type: the schema of the payload.
+        topic: where it is stored and who gets it; the type, or ``@agent`` for an agent's inbox.
+        key: unit of order and of state.
+        source: name of the agent or client that published it.
+        payload: a dict, or a validated model where the handler asks for ``Event[Model]``.
+        context: what it carries along.
+        ts: when it was stored, by the server's clock (aware, UTC, milliseconds); never decreasing with `seq`.
+    """
+
+    seq: int
+    id: str
+    type: str
+    topic: str
+    key: str
+    source: str
+    payload: PayloadT
+    context: Context
+    ts: datetime
+    type_version: int = 1
+
+    def __hash__(self) -> int:
+        return hash((self.seq, self.id))
+
+    @property
+    def ts_ms(self) -> int:
+        """`ts` in milliseconds since the epoch."""
+        return round(self.ts.timestamp() * 1000)
+
+    def with_payload(self, payload: Any) -> Event[Any]:
+        """Return the event with another payload (a validated model for the dict)."""
+        return msgspec.structs.replace(self, payload=payload)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the event as plain JSON-ready values (``ts`` in ISO 8601)."""
+        value: dict[str, Any] = msgspec.to_builtins(
+            {name: getattr(self, name) for name in self.__struct_fields__ if name not in {"context", "payload"}}
+        )
+        payload = self.payload
+        value["payload"] = (
+            payload.model_dump(mode="json") if isinstance(payload, BaseModel) else msgspec.to_builtins(payload)
+        )
+        value["context"] = context_to_dict(self.context)
+        return value
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """An event that is not published yet; see ``Spine.publish`` for what each field means."""
+
+    type: str
+    payload: Payload = {}
+    key: str | None = msgspec.field(default=None)
+    context: Context | None = None
+    priority: Priority | None = None
+    to: str | None = None
+    dedupe_key: str | None = None
+
+
+def context_to_dict(context: Context) -> dict[str, Any]:
+    """Return the fields of `context` that are set, as JSON-ready values."""
+    empty = Context()
+    fields = {name: getattr(context, name) for name in context.__struct_fields__}
+    shown = {name: value for name, value in fields.items() if value != getattr(empty, name)}
+    if context.reply_to is not None:
+        shown["reply_to"] = {"request": context.reply_to.request}
+    builtins: dict[str, Any] = msgspec.to_builtins(shown)
+    return builtins
+
+
+def from_ms(ms: int) -> datetime:
+    """Return the aware UTC time of `ms` milliseconds since the epoch."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def to_ms(moment: datetime) -> int:
+    """Return `moment` in milliseconds since the epoch; a naive time counts as local time."""
+    return round(moment.timestamp() * 1000)

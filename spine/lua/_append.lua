@@ -1,0 +1,177 @@
+-- Shared by append.lua and commit.lua: reading the arguments, guarding a batch, appending events, running plain writes.
+--
+-- Every key is in KEYS; arguments name a key by its place there.
+
+local at = 0
+local function arg()
+  at = at + 1
+  return ARGV[at]
+end
+local function num()
+  at = at + 1
+  return tonumber(ARGV[at])
+end
+
+local function entry_id(seq)
+  return string.format('%.0f-0', seq)
+end
+
+-- The server's time in ms, never less than what was stamped before.
+local function stamp()
+  local time = redis.call('TIME')
+  local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+  local last = redis.call('GET', KEYS[3])
+  if last and tonumber(last) >= tonumber(now) then
+    return last
+  end
+  redis.call('SET', KEYS[3], now)
+  return now
+end
+
+-- An error when the namespace is not the one that the client opened, the reply of this very batch when it was stored
+-- before (its reply was lost on the way), else nil.
+local function guard_batch(epoch, batch)
+  if redis.call('HGET', KEYS[1], 'epoch') ~= epoch then
+    return redis.error_reply('SPINEEPOCH the namespace is not the one that was opened')
+  end
+  local last = redis.call('GET', KEYS[5])
+  if last then
+    local number, reply = string.match(last, '^(%d+) (.*)$')
+    if number == batch then
+      return reply
+    elseif tonumber(number) > tonumber(batch) then
+      return redis.error_reply('SPINESTALE a later batch of this producer is stored')
+    end
+  end
+  return nil
+end
+
+local function remember_batch(batch, ttl, reply)
+  redis.call('SET', KEYS[5], batch .. ' ' .. reply, 'PX', ttl)
+end
+
+-- {key, name, sid, bell} for each stream that the events go to.
+local function read_streams()
+  local streams = {}
+  for i = 1, num() do
+    streams[i] = { key = KEYS[num()], name = arg(), sid = arg(), bell = KEYS[num()] }
+  end
+  return streams
+end
+
+-- Give a number to each stream that the client does not know. Returns them as `place=sid` pairs joined by commas.
+local function register(streams)
+  local told = {}
+  for i, stream in ipairs(streams) do
+    if stream.sid == '' then
+      stream.sid = redis.call('HGET', KEYS[4], stream.name)
+      if not stream.sid then
+        stream.sid = string.format('%d', redis.call('HLEN', KEYS[4]) + 1)
+        redis.call('HSET', KEYS[4], stream.name, stream.sid)
+      end
+      told[#told + 1] = i .. '=' .. stream.sid
+    end
+  end
+  return table.concat(told, ',')
+end
+
+local function ring(streams, used, last, known)
+  local touched, order = {}, {}
+  for i, stream in ipairs(streams) do
+    if used[i] then
+      local list = touched[stream.bell]
+      if not list then
+        list = {}
+        touched[stream.bell] = list
+        order[#order + 1] = stream.bell
+      end
+      list[#list + 1] = stream.sid
+    end
+  end
+  for _, bell in ipairs(order) do
+    local rung = redis.pcall('XADD', bell, 'MAXLEN', '~', '100', entry_id(last), known, table.concat(touched[bell], ','))
+    if type(rung) == 'table' and rung.err then
+      return redis.error_reply('SPINEBLOCKED ' .. bell .. ' ' .. rung.err)
+    end
+  end
+  return nil
+end
+
+-- Append events {stream place, key index place, correlation index place, data}: the numbers follow `first`.
+-- Bells ring first; when an entry is refused, those of this call are taken out again: all or nothing.
+local function append(streams, events, first, ts)
+  local used = {}
+  for _, event in ipairs(events) do
+    used[event[1]] = true
+  end
+  local known = tostring(redis.call('HLEN', KEYS[4]))
+  local blocked = ring(streams, used, first + #events - 1, known)
+  if blocked then
+    return blocked
+  end
+  for i, event in ipairs(events) do
+    local seq = first + i - 1
+    local id = entry_id(seq)
+    local stream = streams[event[1]]
+    local failed = redis.pcall('XADD', stream.key, id, ts, event[4])
+    if type(failed) ~= 'table' then
+      local ref = string.format('%.0f:', seq) .. stream.sid
+      failed = redis.pcall('RPUSH', KEYS[event[2]], ref)
+      if event[3] > 0 and type(failed) ~= 'table' then
+        failed = redis.pcall('RPUSH', KEYS[event[3]], ref)
+      end
+    end
+    if type(failed) == 'table' and failed.err then
+      for j = 1, i do
+        redis.pcall('XDEL', streams[events[j][1]].key, entry_id(first + j - 1))
+      end
+      return redis.error_reply('SPINEBLOCKED ' .. stream.key .. ' ' .. failed.err)
+    end
+  end
+  return nil
+end
+
+-- One event of the arguments: six bytes (stream, key index, correlation index as places) and the data.
+local function read_event()
+  local head = arg()
+  local a, b, c, d, e, f = string.byte(head, 1, 6)
+  return { a * 256 + b, c * 256 + d, e * 256 + f, arg() }
+end
+
+-- Plain writes. Each: command, place of its key, the type its key must have, offset (from 1) of the event whose seq is
+-- its last argument or 0, count of arguments, arguments. `answer` instead of a command delivers event `offset` as a
+-- reply: its arguments are the place of the inbox, the request's id, whether it is the last part, and the TTL in ms.
+local function read_op()
+  local op = { arg(), num(), arg(), num() }
+  local values = {}
+  for i = 1, num() do
+    values[i] = arg()
+  end
+  op[5] = values
+  return op
+end
+
+local function wrong_type(op)
+  local found = redis.call('TYPE', KEYS[op[2]])
+  found = type(found) == 'table' and found.ok or found
+  return found ~= 'none' and found ~= op[3]
+end
+
+local function run_op(op, events, first, ts)
+  local key, values = KEYS[op[2]], op[5]
+  local seq = op[4] > 0 and string.format('%.0f', first + op[4] - 1)
+  if op[1] == 'answer' then
+    local data = events[op[4]][4]
+    local inbox, ttl = KEYS[tonumber(values[1])], values[4]
+    redis.call('XADD', key, seq .. '-0', ts, data)
+    redis.call('PEXPIRE', key, ttl)
+    redis.call('XADD', inbox, 'MAXLEN', '~', '10000', '*', 'answer', values[2], 'seq', seq, 'ts', ts, 'data', data,
+      'final', values[3])
+    redis.call('PEXPIRE', inbox, ttl)
+  elseif seq then
+    values[#values + 1] = seq
+    redis.call(op[1], key, unpack(values))
+  else
+    redis.call(op[1], key, unpack(values))
+  end
+end
