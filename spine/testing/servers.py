@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import random
-import shlex
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from spine.embedded import bound_exec
+from spine.embedded import bound_exec, configuration
 from spine.embedded.binary import find_server
 
 _START_TIMEOUT_S = 30.0
@@ -129,15 +128,15 @@ class RedisServer:
         self.kill()
 
     def _launch(self) -> None:
-        config = {
+        directives: dict[str, str | Path] = {
             "bind": "127.0.0.1",
             "port": str(self.port),
-            "dir": shlex.quote(str(self.directory)),
+            "dir": self.directory.resolve(),
             "daemonize": "no",
             **self._config,
         }
         config_file = self.directory / "server.conf"
-        config_file.write_text("".join(f"{name} {value}\n" for name, value in config.items()))
+        config_file.write_text(configuration.rendered(directives))
         command = bound_exec.command(signal.SIGKILL, [str(_binary()), str(config_file)])
         with (self.directory / "server.log").open("ab") as log:
             self._process = _starter.submit(
