@@ -21,6 +21,8 @@ from spine.errors import EmbeddedServerError
 # Longer than a supervisor gives its server to write everything and end.
 _STOPPING_TIMEOUT_S = supervisor.STOP_TIMEOUT_S + 20.0
 _START_TIMEOUT_S = 30.0
+# What failed may have been killed, and not have failed by itself.
+_START_ATTEMPTS = 3
 _LEAVE_TIMEOUT_S = 5.0
 _POLL_S = 0.01
 _LOG_TAIL_LINES = 20
@@ -30,7 +32,7 @@ class EmbeddedServer:
     """Membership in the server that all processes of one project directory share.
 
     The first one to join starts it, the last one to leave stops it, and a process that dies has left. What the server
-    acknowledged outlives killed processes; a crash of the machine can cost its last second.
+    acknowledged outlives every process that uses it; a crash of the machine can cost the last second or two.
 
     Attributes:
         url: Where clients connect, `unix:///…`.
@@ -87,6 +89,9 @@ def _join(place: ServerDirectory) -> FileLock:
     try:
         _wait_while_stopping(place, membership)
         _ensure_running(place)
+    except OSError as error:
+        membership.close()
+        raise EmbeddedServerError(f"the embedded server cannot run in {place.path}: {error}") from error
     except BaseException:
         membership.close()
         raise
@@ -104,16 +109,15 @@ def _url(place: ServerDirectory) -> str:
 
 def _ensure_running(place: ServerDirectory) -> None:
     """Return when the server answers; start it, or start it again, when nobody looks after it."""
-    for _ in range(2):  # the supervisor that is there may die while we wait for its server; then it is up to us
+    for _ in range(_START_ATTEMPTS):
         with FileLock(place.start_lock) as start:
             if not start.wait_exclusive(_START_TIMEOUT_S):
                 raise EmbeddedServerError(f"another process has been starting the server of {place.path} for too long")
-            ours = not is_held(place.supervisor_lock)
-            if ours:
+            if not is_held(place.supervisor_lock):
                 _start_supervisor(place)
         if _wait_until_answering(place):
             return
-        if ours:
+        if is_held(place.supervisor_lock):
             break
     raise EmbeddedServerError(f"the embedded server did not start; {place.log} ends with\n{_log_tail(place)}")
 
@@ -131,7 +135,7 @@ def _start_supervisor(place: ServerDirectory) -> None:
     command += ["--members-lock", str(place.members_lock), "--socket", str(socket)]
     command += ["--", str(server), str(place.configuration)]
     with place.log.open("wb") as log:
-        started = subprocess.run(
+        subprocess.run(  # it goes on in the background; whether that worked shows in its lock and its log
             command,
             cwd=place.path,
             stdin=subprocess.DEVNULL,
@@ -141,8 +145,6 @@ def _start_supervisor(place: ServerDirectory) -> None:
             umask=0o077,
             check=False,
         )
-    if started.returncode not in (0, supervisor.ALREADY_SUPERVISED):
-        raise EmbeddedServerError(f"the supervisor of the embedded server did not start:\n{_log_tail(place)}")
 
 
 def _wait_until_answering(place: ServerDirectory) -> bool:

@@ -24,9 +24,6 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-ALREADY_SUPERVISED = 3
-"""Exit code: another supervisor was quicker."""
-
 STOP_TIMEOUT_S = 10.0
 """How long a server may take to write everything and end before it is killed."""
 
@@ -114,7 +111,7 @@ def main() -> NoReturn:
 
     own_lock = _open(options.supervisor_lock)
     if not _wait_lock(own_lock, _PROBES_TIMEOUT_S):
-        sys.exit(ALREADY_SUPERVISED)
+        sys.exit(0)  # another supervisor was quicker
     if os.fork():
         os._exit(0)  # the lock stays with the child
 
