@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -25,6 +25,7 @@ from redis.exceptions import (
     BusyLoadingError,
     MasterDownError,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -36,6 +37,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from spine.errors import (
+    Misconfigured,
     NamespaceMismatch,
     ServerRefused,
     ServerUnreachable,
@@ -44,6 +46,7 @@ from spine.errors import (
     UnsupportedServer,
 )
 from spine.keys import Keys
+from spine.scripts import script
 
 logger = logging.getLogger("spine")
 
@@ -304,6 +307,37 @@ class Server:
 
         return await self.patiently(once)
 
+    async def evaluate(
+        self,
+        link: Link,
+        name: str,
+        keys: Sequence[str],
+        args: Sequence[Argument],
+        *around: tuple[Argument, ...],
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """Call a script on `link`, once, and the commands `around` after it in the same round trip.
+
+        A server that lost its scripts is taught again unseen. Returns the replies; an error reply of the script
+        raises (see `refused`), one of `around` is returned in its place.
+        """
+        lua = script(name)
+        call = ("EVALSHA", lua.sha, len(keys), *keys, *args)
+        replies = await link.call(call, *around, timeout=timeout)
+        if isinstance(replies[0], NoScriptError):
+            replies = (await link.call(("SCRIPT", "LOAD", lua.source), call, *around, timeout=timeout))[1:]
+        if isinstance(replies[0], RedisError):
+            raise refused(replies[0]) from replies[0]
+        return replies
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
+        """Call a script that may be called twice without harm, again and again while the server is away."""
+
+        async def once() -> Any:
+            return (await self.evaluate(self.link, name, keys, args))[0]
+
+        return await self.patiently(once)
+
     async def patiently(self, once: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
         """Return ``await once()``, repeated while the server is away, for `patience_s` at most."""
         try:
@@ -379,10 +413,8 @@ class Server:
 
 
 def _open_command(server: Server) -> list[tuple[Argument, ...]]:
-    from spine.scripts import script
-
     keys = (server.keys.meta, server.keys.seq, server.keys.epochs)
-    wanted = server._partitions or DEFAULT_PARTITIONS
+    wanted = server._partitions or server.partitions or DEFAULT_PARTITIONS
     args = (FORMAT, "single", wanted, server.info.run_id, JUMP, server.highest_seen, secrets.token_hex(4))
     return [("EVAL", script("open").source, len(keys), *keys, *args)]
 
@@ -400,7 +432,7 @@ async def _server_info(connection: AbstractConnection) -> ServerInfo:
     return ServerInfo(product, version, fields.get("run_id", ""))
 
 
-def _pool(url: str) -> ConnectionPool[Any]:
+def _pool(url: str) -> ConnectionPool:
     options: dict[str, Any] = {
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
@@ -411,14 +443,12 @@ def _pool(url: str) -> ConnectionPool[Any]:
     if url.startswith("memory://"):
         from spine.testing.memory import memory_pool
 
-        return memory_pool(url)
+        return cast(ConnectionPool, memory_pool(url))
     if not url.startswith("unix://"):
         options["socket_keepalive"] = True
     try:
         return ConnectionPool.from_url(url, **options)
     except ValueError as error:
-        from spine.errors import Misconfigured
-
         raise Misconfigured(
             f"{redacted(url)!r} is not a URL of a server: {error}. Use redis://, rediss://, unix:// or memory://."
         ) from error

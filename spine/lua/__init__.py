@@ -1,0 +1,1 @@
+"""The scripts; see `spine.scripts`."""

@@ -1,0 +1,262 @@
+"""`Spine`, the client: what a service embeds to publish, read, request and run agents."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from spine.codec import DEFAULT_MAX_BYTES
+from spine.connection import PATIENCE_S, Server
+from spine.errors import InvalidInput
+from spine.events import Context, Draft, Durability, Event, Payload, Priority, to_ms
+from spine.log.drafts import Drafts
+from spine.log.feed import Feed
+from spine.log.listener import Listener
+from spine.log.publisher import Publisher
+from spine.log.reader import Reader, Selection
+from spine.log.streams import Streams
+from spine.log.subscriptions import EventCallback, Subscription
+from spine.names import check_key, check_name, check_pattern
+
+Moment = int | datetime
+Types = str | Iterable[str]
+DEFAULT_NAMESPACE = "default"
+
+
+class Spine:
+    """A client of one namespace, and an async context manager.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``; ``None`` takes ``$SPINE_URL``, else starts or joins the
+            embedded server of the project directory.
+        namespace: which namespace; ``None`` takes ``$SPINE_NAMESPACE``, else ``default``.
+        name: the `source` of what this client publishes.
+        durability: what an acknowledged publish has survived: ``memory`` (the server has it), ``disk`` (fsynced) or
+            ``replicas`` (one replica has it).
+        partitions: of a namespace that is created now (8 where left out); another number than an existing
+            namespace has raises `NamespaceMismatch`.
+        max_event_bytes: the largest event accepted, 1 MiB at most.
+        patience_s: how long a call goes on trying while the server is away.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        name: str = "client",
+        durability: Durability = "memory",
+        partitions: int | None = None,
+        max_event_bytes: int = DEFAULT_MAX_BYTES,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.namespace = check_name(namespace or os.environ.get("SPINE_NAMESPACE") or DEFAULT_NAMESPACE, "namespace")
+        self.name = check_name(name, "client name")
+        self.durability: Durability = durability
+        self._url = url or os.environ.get("SPINE_URL")
+        self._partitions = partitions
+        self._max_event_bytes = max_event_bytes
+        self._patience_s = patience_s
+        self._embedded: Any = None
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> Self:
+        """Connect; create the namespace or join it. Use ``async with`` where you can."""
+        if self._url is None:
+            from spine.embedded import EmbeddedServer
+
+            self._embedded = await asyncio.to_thread(EmbeddedServer.join)
+        url = self._url or self._embedded.url
+        self.server = Server(url, self.namespace, partitions=self._partitions, patience_s=self._patience_s)
+        try:
+            await self.server.open()
+        except BaseException:
+            await self.server.close()
+            await self._leave_embedded()
+            raise
+        self.drafts = Drafts(self.name, self.server.partitions, self._max_event_bytes)
+        self.streams = Streams(self.server)
+        self.publisher = Publisher(self.server, self.streams, self.drafts.producer)
+        self.reader = Reader(self.server, self.streams)
+        self.listener = Listener(self.server, self.drafts.producer)
+        self._subscriptions: list[Subscription] = []
+        return self
+
+    async def close(self) -> None:
+        """Finish what is being published, stop listening and disconnect."""
+        for subscription in self._subscriptions:
+            await subscription.stop()
+        await self.publisher.drain()
+        await self.listener.close()
+        await self.server.close()
+        await self._leave_embedded()
+
+    async def _leave_embedded(self) -> None:
+        embedded, self._embedded = self._embedded, None
+        if embedded is not None:
+            await asyncio.to_thread(embedded.leave)
+
+    async def publish(
+        self,
+        type: str,
+        payload: Payload | None = None,
+        *,
+        key: str | None = None,
+        context: Context | None = None,
+        priority: Priority | None = None,
+        to: str | None = None,
+        dedupe_key: str | None = None,
+        durability: Durability | None = None,
+    ) -> Event[Any]:
+        """Store one event and return it, with its seq.
+
+        Args:
+            type: the schema of the payload, like ``order.placed``.
+            payload: a dict or a pydantic model.
+            key: unit of order and of state; the session id of `context` where left out, else its correlation.
+            context: what travels with the event.
+            priority: the lane; that of `context` where left out.
+            to: an agent: the event goes to its inbox only.
+            dedupe_key: a second publish under the same one within 24 hours stores nothing and returns the first event.
+            durability: overrides that of the client.
+
+        Raises `InvalidInput` before anything is sent, or `Unavailable` whose `stored` says what became of the event.
+        """
+        draft = Draft(type, payload if payload is not None else {}, key, context, priority, to, dedupe_key)
+        prepared = self.drafts.prepare(draft)
+        return (await self.publisher.append([prepared], durability or self.durability))[0]
+
+    async def publish_many(self, drafts: Sequence[Draft], *, durability: Durability | None = None) -> list[Event[Any]]:
+        """Store all of `drafts` as one atomic batch, with consecutive seqs; return them in the same order."""
+        if not drafts:
+            return []
+        prepared = [self.drafts.prepare(draft) for draft in drafts]
+        return await self.publisher.append(prepared, durability or self.durability)
+
+    async def replay(
+        self,
+        *,
+        after: Moment = 0,
+        until: Moment | None = None,
+        types: Types = (),
+        key: str | None = None,
+        correlation: str | None = None,
+    ) -> AsyncGenerator[Event[Any], None]:
+        """Yield the events of the log up to the present (or `until`), in seq order, in constant memory.
+
+        Args:
+            after: a seq (exclusive) or a time.
+            until: a seq (inclusive) or a time; the present where left out.
+            types: types or patterns with ``*``.
+            key: only this key.
+            correlation: only this correlation.
+        """
+        selection = _selection(types, key, correlation)
+        head = await self.reader.head()
+        start = await self._seq_at(after)
+        end = head if until is None else min(head, await self._seq_at(until))
+        async with aclosing(self.reader.forward(selection, start, end)) as events:
+            async for event in events:
+                yield event
+
+    async def tail(
+        self,
+        *,
+        types: Types = (),
+        after: Moment | None = None,
+        key: str | None = None,
+        correlation: str | None = None,
+    ) -> AsyncGenerator[Event[Any], None]:
+        """Yield events as they are appended, for ever, in seq order; from the present on, or after `after`.
+
+        A reader that is slow falls behind: the events wait in Redis, not in memory.
+        """
+        feed = await self._feed(_selection(types, key, correlation), after)
+        try:
+            async with aclosing(feed.events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            feed.stop()
+
+    async def history(
+        self,
+        *,
+        types: Types = (),
+        since: Moment = 0,
+        until: Moment | None = None,
+        key: str | None = None,
+        correlation: str | None = None,
+        limit: int = 50,
+    ) -> list[Event[Any]]:
+        """Return the newest events first, `limit` at most; `since` is exclusive and `until` inclusive."""
+        if limit < 1:
+            raise InvalidInput(f"limit must be at least 1, not {limit}")
+        selection = _selection(types, key, correlation)
+        head = await self.reader.head()
+        start = await self._seq_at(since)
+        end = head if until is None else min(head, await self._seq_at(until))
+        found: list[Event[Any]] = []
+        async with aclosing(self.reader.backward(selection, start, end)) as events:
+            async for event in events:
+                found.append(event)
+                if len(found) == limit:
+                    break
+        return found
+
+    async def subscribe(self, types: Types, callback: EventCallback, *, after: Moment | None = None) -> Subscription:
+        """Call `callback` (plain or async) with every event of `types` from now on, in this process, in seq order.
+
+        A failing callback is reported in the log and hurts no other. Stop it with ``await subscription.stop()``.
+        """
+        selection = _selection(types, None, None)
+        feed = await self._feed(selection, after)
+        subscription = Subscription(selection.types, callback, lambda: self.server.highest_seen)
+        subscription.position = feed.position
+
+        async def events() -> AsyncGenerator[Event[Any], None]:
+            try:
+                async for event in feed.events():
+                    self.server.highest_seen = max(self.server.highest_seen, feed.position)
+                    yield event
+            finally:
+                feed.stop()
+
+        subscription.run(events())
+        self._subscriptions.append(subscription)
+        return subscription
+
+    async def _feed(self, selection: Selection, after: Moment | None) -> Feed:
+        start = await self.reader.head() if after is None else await self._seq_at(after)
+        feed = Feed(self.server, self.reader, self.listener, selection, start)
+        await feed.start()
+        return feed
+
+    async def _seq_at(self, moment: Moment) -> int:
+        """Return the seq that `moment` stands for: that of the last event stored before that time."""
+        if isinstance(moment, datetime):
+            return await self.reader.last_before(to_ms(moment))
+        return moment
+
+
+def _selection(types: Types, key: str | None, correlation: str | None) -> Selection:
+    wanted = (types,) if isinstance(types, str) else tuple(types)
+    for pattern in wanted:
+        check_pattern(pattern)
+    if key is not None:
+        check_key(key)
+    if correlation is not None:
+        check_key(correlation, "correlation")
+    return Selection(types=wanted, key=key, correlation=correlation)

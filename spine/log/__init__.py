@@ -1,0 +1,1 @@
+"""The log: appending events, reading them, and hearing of new ones."""

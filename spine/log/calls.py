@@ -1,0 +1,82 @@
+"""How the arguments of ``append.lua`` and ``commit.lua`` are laid out."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+from spine.connection import Argument
+from spine.keys import Keys
+from spine.log.drafts import Prepared, Write
+from spine.log.streams import Streams, stream_name
+
+_head = struct.Struct(">HHH").pack
+
+
+class ScriptCall:
+    """Collects the keys and arguments of one call; a key is named by its place, each only once.
+
+    Args:
+        keys: of the namespace.
+        producer: id of the producer whose batches are remembered.
+        streams: to know the number of a stream; unknown ones are left to the script.
+    """
+
+    def __init__(self, keys: Keys, producer: str, streams: Streams) -> None:
+        self._keys = keys
+        self._streams = streams
+        self.keys: list[str] = [keys.meta, keys.seq, keys.clock, keys.streams, keys.producer(producer)]
+        self._places: dict[str, int] = {}
+        self._stream_places: dict[tuple[int, int, str], int] = {}
+        self.stream_names: list[str] = []
+        self._stream_args: list[Argument] = []
+
+    def place(self, key: str) -> int:
+        """Return the place of `key` among KEYS."""
+        place = self._places.get(key)
+        if place is None:
+            self.keys.append(key)
+            place = self._places[key] = len(self.keys)
+        return place
+
+    def event(self, prepared: Prepared) -> tuple[bytes, bytes]:
+        """Return the two arguments of one event: head and data."""
+        stream = (prepared.partition, prepared.lane, prepared.topic)
+        stream_place = self._stream_places.get(stream) or self._add_stream(*stream)
+        key = prepared.envelope.key
+        correlation = prepared.envelope.context.correlation
+        by_key = self.place(self._keys.by_key(prepared.partition, key))
+        by_correlation = 0 if correlation == key else self.place(self._keys.by_correlation(correlation))
+        return _head(stream_place, by_key, by_correlation), prepared.data
+
+    def _add_stream(self, partition: int, lane: int, topic: str) -> int:
+        name = stream_name(lane, topic)
+        number = self._streams.number(lane, topic)
+        key = self.place(self._keys.log(partition, lane, topic))
+        bell = self.place(self._keys.bell(partition))
+        self._stream_args += (key, name, "" if number is None else number, bell)
+        self.stream_names.append(name)
+        place = self._stream_places[partition, lane, topic] = len(self.stream_names)
+        return place
+
+    def writes(self, writes: Iterable[Write]) -> list[Argument]:
+        """Return the arguments of plain writes, their count first."""
+        args: list[Argument] = []
+        count = 0
+        for write in writes:
+            count += 1
+            values = write.args if write.other_key is None else (self.place(write.other_key), *write.args)
+            args += (write.command, self.place(write.key), write.holds, write.seq_of, len(values), *values)
+        return [count, *args]
+
+    def streams_args(self) -> list[Argument]:
+        """Return the arguments that describe the streams touched, their count first."""
+        return [len(self.stream_names), *self._stream_args]
+
+    def learn(self, registered: str) -> None:
+        """Take over the numbers that the script gave to streams unknown here (``place=number,…`` or ``-``)."""
+        if registered == "-":
+            return
+        for pair in registered.split(","):
+            place, number = pair.split("=")
+            self._streams.learn(self.stream_names[int(place) - 1], int(number))

@@ -1,0 +1,145 @@
+"""From what a user hands over to what is appended: names checked, context filled in, payload encoded."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from typing import Any
+
+import msgspec
+
+from spine.codec import DEFAULT_MAX_BYTES, FORMAT, Envelope, check_context, encode, normalise_payload
+from spine.connection import Argument
+from spine.events import Context, Draft, Event, Priority, from_ms
+from spine.keys import partition_of
+from spine.names import check_agent_name, check_key, check_type
+
+
+class Write(msgspec.Struct, frozen=True, gc=False):
+    """A plain write that goes with an append or a commit: all or nothing with it.
+
+    Attributes:
+        command: the Redis command, or ``answer`` (see ``_append.lua``).
+        key: its key.
+        holds: type that the key must have when it exists.
+        args: its arguments after the key.
+        seq_of: place (from 1) of the event whose seq becomes the last argument; 0 for none.
+        other_key: a second key, whose place becomes the first argument.
+    """
+
+    command: str
+    key: str
+    holds: str
+    args: tuple[Argument, ...] = ()
+    seq_of: int = 0
+    other_key: str | None = None
+
+    def shifted(self, count: int) -> Write:
+        """Return the write for a call in which `count` events come before its own."""
+        return self if not self.seq_of else msgspec.structs.replace(self, seq_of=self.seq_of + count)
+
+
+class Prepared(msgspec.Struct, gc=False):
+    """An event ready to be appended; only its seq and time are missing."""
+
+    envelope: Envelope
+    topic: str
+    lane: int
+    partition: int
+    data: bytes
+    dedupe_key: str | None = None
+
+    def stored(self, seq: int, ts_ms: int) -> Event[Any]:
+        """Return the event as it stands in the log."""
+        envelope = self.envelope
+        return Event(
+            seq=seq,
+            id=envelope.id,
+            type=envelope.type,
+            topic=self.topic,
+            key=envelope.key,
+            source=envelope.source,
+            payload=envelope.payload,
+            context=envelope.context,
+            ts=from_ms(ts_ms),
+            type_version=envelope.type_version,
+        )
+
+
+class Drafts:
+    """Turns drafts into what is appended.
+
+    Args:
+        source: name of the agent or client that publishes.
+        partitions: of the namespace.
+        max_bytes: largest event accepted.
+    """
+
+    def __init__(self, source: str, partitions: int, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.source = source
+        self.partitions = partitions
+        self.max_bytes = max_bytes
+        self.producer = secrets.token_hex(6)
+        self._count = itertools.count(1)
+
+    def new_id(self) -> str:
+        """Return an id that no other event has."""
+        return f"{self.producer}-{next(self._count):x}"
+
+    def prepare(self, draft: Draft, inherited: Context | None = None, *, source: str | None = None) -> Prepared:
+        """Check `draft` and return it ready to append. Raises `InvalidInput` naming what to change.
+
+        `inherited` is the context where the draft brings none.
+        """
+        check_type(draft.type)
+        context = check_context(draft.context) if draft.context is not None else inherited
+        return self.assemble(
+            draft.type,
+            normalise_payload(draft.payload),
+            context or _EMPTY,
+            key=draft.key,
+            priority=draft.priority,
+            topic=draft.type if draft.to is None else f"@{check_agent_name(draft.to)}",
+            dedupe_key=draft.dedupe_key,
+            source=source,
+        )
+
+    def assemble(
+        self,
+        event_type: str,
+        payload: dict[str, Any],
+        context: Context,
+        *,
+        key: str | None = None,
+        priority: Priority | None = None,
+        topic: str | None = None,
+        dedupe_key: str | None = None,
+        source: str | None = None,
+        type_version: int = 1,
+        event_id: str | None = None,
+    ) -> Prepared:
+        """Return an event ready to append from parts that are already checked."""
+        event_id = event_id or self.new_id()
+        lane = context.priority if priority is None else Priority(priority)
+        if not context.correlation:
+            context = context.replace(correlation=event_id, priority=lane)
+        elif lane is not context.priority:
+            context = context.replace(priority=lane)
+        if key is None:
+            key = context.session_id or context.correlation
+        check_key(key)
+        if dedupe_key is not None:
+            check_key(dedupe_key, "dedupe key")
+        check_key(context.correlation, "correlation")
+        envelope = Envelope(FORMAT, event_id, event_type, key, source or self.source, payload, context, type_version)
+        return Prepared(
+            envelope,
+            topic or event_type,
+            int(lane),
+            partition_of(key, self.partitions),
+            encode(envelope, self.max_bytes),
+            dedupe_key,
+        )
+
+
+_EMPTY = Context()
