@@ -119,6 +119,11 @@ def supervisor_pid(url: str) -> int:
     return state[1]
 
 
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: is_gone(pid))
+
+
 def put(url: str, name: str) -> None:
     with redis.Redis.from_url(url) as client:
         client.set(name, "kept")
@@ -215,7 +220,7 @@ def test_a_killed_supervisor_takes_the_server_along_and_the_next_to_join_recover
     with EmbeddedServer.join(place) as first:
         server = server_pid(first.url)
         put(first.url, "order")
-        os.kill(supervisor_pid(first.url), signal.SIGKILL)
+        kill(supervisor_pid(first.url))
         with EmbeddedServer.join(place) as second:
             assert is_gone(server)
             assert is_kept(second.url, "order")
@@ -225,7 +230,7 @@ def test_a_killed_supervisor_takes_the_server_along_and_the_next_to_join_recover
 def test_a_member_recovers_from_a_killed_supervisor_by_itself(place: Path) -> None:
     with EmbeddedServer.join(place) as server:
         put(server.url, "order")
-        os.kill(supervisor_pid(server.url), signal.SIGKILL)
+        kill(supervisor_pid(server.url))
         server.ensure_running()
         assert is_kept(server.url, "order")
         pid = server_pid(server.url)
@@ -243,8 +248,8 @@ def test_a_killed_server_is_started_again_for_those_who_use_it(place: Path) -> N
     with EmbeddedServer.join(place) as server:
         pid = server_pid(server.url)
         put(server.url, "order")
-        os.kill(pid, signal.SIGKILL)
-        assert wait_until(lambda: is_gone(pid) and answers(server.url))
+        kill(pid)
+        assert wait_until(lambda: answers(server.url))
         assert is_kept(server.url, "order")
 
 
@@ -253,7 +258,7 @@ def test_supervisor_and_server_killed_together_are_replaced(place: Path) -> None
         pids = supervisor_pid(server.url), server_pid(server.url)
         put(server.url, "order")
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
         server.ensure_running()
         assert is_kept(server.url, "order")
 
