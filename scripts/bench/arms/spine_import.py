@@ -1,0 +1,53 @@
+"""What starting costs: the import of the library, the first line of the command's help."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+from scripts.bench.arm import Sample, Setup, arm
+
+TIMED = "import time; start = time.perf_counter(); import {modules}; print(time.perf_counter() - start)"
+
+
+async def _import_seconds(modules: str, times: int) -> Sample:
+    """Median over some fresh interpreters; the first one, which may compile, is not counted."""
+    seconds = [float(await _output(sys.executable, "-c", TIMED.format(modules=modules))) for _ in range(times + 1)]
+    return {"seconds": median(seconds[1:])}
+
+
+async def _output(*command: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, errors = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(errors.decode().strip().splitlines()[-1])
+    return output.decode()
+
+
+@arm("raw.import", server=None, packages=("redis", "pydantic", "msgpack"), count=9, quick=3)
+async def import_parts(setup: Setup) -> Sample:
+    """What the spine cannot do without."""
+    return await _import_seconds("redis.asyncio, pydantic, msgpack", setup.count)
+
+
+@arm("spine.import", server=None, count=9, quick=3)
+async def import_spine(setup: Setup) -> Sample:
+    """`import spine`."""
+    return await _import_seconds("spine", setup.count)
+
+
+@arm("spine.help", server=None, count=9, quick=3)
+async def show_help(setup: Setup) -> Sample:
+    """`spine --help`, the process and all."""
+    command = Path(sys.executable).with_name("spine")
+    times = []
+    for _ in range(setup.total):
+        start = time.monotonic()
+        await _output(str(command), "--help")
+        times.append(time.monotonic() - start)
+    return {"seconds": median(times[setup.warmup :])}
