@@ -1,0 +1,124 @@
+"""Conversations in the format of the Schema-Guided Dialogue dataset, as an agent may see them.
+
+The models have no place for `service_call` and `service_results`: what became of a booking is dropped while
+reading, so no agent can look at it by mistake. `agents.outcomes` reads it, for the provider and the verification.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+Text = tuple[str, ...]
+
+
+class Value(BaseModel):
+    """Frozen, and blind to fields it does not name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Act(Value):
+    """One dialogue act, such as CONFIRM of a slot."""
+
+    act: str
+    slot: str = ""
+    values: Text = ()  # as they were said: "tomorrow"
+    canonical_values: Text = ()  # what they stand for, index by index: "2026-06-02"
+
+
+class Wish(Value):
+    """What the user wants of a service so far, as tracked by the data."""
+
+    active_intent: str = "NONE"
+    slot_values: dict[str, Text] = {}  # slot -> the ways in which its one value was said
+
+
+class Frame(Value):
+    """What a turn says about one service."""
+
+    service: str
+    actions: tuple[Act, ...] = ()
+    state: Wish | None = None  # in turns of the user only
+
+    def acts(self, *kinds: str) -> Iterator[Act]:
+        """The acts of these kinds, in the order of the data."""
+        return (act for act in self.actions if act.act in kinds)
+
+
+class Turn(Value):
+    """One utterance."""
+
+    speaker: Literal["USER", "SYSTEM"]
+    utterance: str = ""
+    frames: tuple[Frame, ...] = ()
+
+
+class Dialogue(Value):
+    """One conversation from its first turn to its last."""
+
+    dialogue_id: str
+    services: Text = ()
+    turns: tuple[Turn, ...]
+
+
+class Intent(Value):
+    """Something that a service can be asked for."""
+
+    name: str
+    is_transactional: bool
+    required_slots: Text = ()
+    optional_slots: dict[str, str] = {}  # slot -> default
+
+
+class Service(Value):
+    """An entry of schema.json."""
+
+    service_name: str
+    intents: tuple[Intent, ...] = ()
+
+    def bookings(self) -> Iterator[Intent]:
+        """The intents that change something in the world: a call of theirs is a booking."""
+        return (intent for intent in self.intents if intent.is_transactional)
+
+
+_SCHEMA = TypeAdapter(list[Service])
+_DIALOGUES = TypeAdapter(list[Dialogue])
+
+
+def dialogue_files(directory: Path) -> list[Path]:
+    """The files of conversations in a directory, by name.
+
+    Raises:
+        FileNotFoundError: there are none; the message says what was looked for.
+    """
+    files = sorted({*directory.glob("dialogues_*.json"), *directory.glob("*_dialogues_*.json")})
+    if not files:
+        raise FileNotFoundError(f"no dialogues_*.json or *_dialogues_*.json in {directory}")
+    return files
+
+
+def load_schema(directory: Path) -> dict[str, Service]:
+    """The services of `schema.json` by name."""
+    return {
+        service.service_name: service for service in _SCHEMA.validate_json((directory / "schema.json").read_bytes())
+    }
+
+
+def load_dialogues(directory: Path) -> list[Dialogue]:
+    """Every conversation of a directory, file by file.
+
+    Raises:
+        FileNotFoundError: the directory holds no conversations.
+        ValueError: a file is not in the format, or two conversations have one id.
+    """
+    dialogues: dict[str, Dialogue] = {}
+    for file in dialogue_files(directory):
+        for dialogue in _DIALOGUES.validate_json(file.read_bytes()):
+            if dialogue.dialogue_id in dialogues:
+                raise ValueError(
+                    f"{file} holds conversation {dialogue.dialogue_id} a second time: give it an id of its own"
+                )
+            dialogues[dialogue.dialogue_id] = dialogue
+    return list(dialogues.values())

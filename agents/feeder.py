@@ -1,0 +1,84 @@
+"""The feeder plays conversations into the spine: each in its order, many at once."""
+
+import asyncio
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from agents import rules
+from agents.dialogue import Dialogue, Service
+from agents.events import Closed
+from spine import Context, Spine
+
+CONVERSATIONS_AT_ONCE = 256
+
+
+class Pace:
+    """Turns per second over all conversations together; as fast as the spine takes them where there is no rate."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._interval_s = 1 / rate if rate else 0.0
+        self._next = 0.0
+
+    async def wait(self) -> None:
+        """Return when it is the caller's turn."""
+        if not self._interval_s:
+            return
+        now = asyncio.get_running_loop().time()
+        mine = max(self._next, now)
+        self._next = mine + self._interval_s
+        await asyncio.sleep(mine - now)
+
+
+async def start_run(spine: Spine, conversations: int) -> int:
+    """Record that a run begins and return its number, which no other run in the namespace has."""
+    return (await spine.publish("run.started", {"conversations": conversations}, key="runs")).seq
+
+
+def conversation_key(run: int, conversation: str) -> str:
+    """The key, session and correlation of a conversation: told apart from the same one in another run."""
+    return f"{run}:{conversation}"
+
+
+async def feed(
+    spine: Spine,
+    run: int,
+    dialogues: Sequence[Dialogue],
+    schema: dict[str, Service],
+    *,
+    rate: float | None = None,
+    at_once: int = CONVERSATIONS_AT_ONCE,
+) -> None:
+    """Play all conversations to their end; at most `at_once` of them are open at any time.
+
+    Args:
+        spine: where to.
+        run: what `start_run` returned.
+        dialogues: the conversations.
+        schema: the services that they talk about.
+        rate: turns per second over all conversations; None is as fast as the spine takes them.
+        at_once: how many conversations are played side by side.
+    """
+    pace = Pace(rate)
+    free = asyncio.Semaphore(at_once)
+
+    async def one(dialogue: Dialogue) -> None:
+        async with free:
+            await _play(spine, conversation_key(run, dialogue.dialogue_id), dialogue, schema, pace)
+
+    async with asyncio.TaskGroup() as group:
+        for dialogue in dialogues:
+            group.create_task(one(dialogue), name=f"conversation {dialogue.dialogue_id}")
+
+
+async def _play(spine: Spine, key: str, dialogue: Dialogue, schema: dict[str, Service], pace: Pace) -> None:
+    context = Context(correlation=key, session_id=key)
+
+    async def say(type: str, payload: BaseModel) -> None:
+        await spine.publish(type, payload, context=context)
+
+    await say("conversation.opened", rules.opening(dialogue, schema))
+    for turn, speaker in rules.turns(dialogue):
+        await pace.wait()
+        await say("turn.user" if speaker == "USER" else "turn.system", turn)
+    await say("conversation.closed", Closed(conversation=dialogue.dialogue_id, turns=len(dialogue.turns)))

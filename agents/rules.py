@@ -1,0 +1,139 @@
+"""When a booking is agreed, decided from the turns alone.
+
+A booking is agreed when the user's frame of a transactional intent has an AFFIRM right after a turn of the system
+whose frame of that service has CONFIRM or NOTIFY_FAILURE acts, with all required slots in the user's state. (A booking
+that failed can be offered again with other values: that is the NOTIFY_FAILURE.) Its parameters are what the CONFIRM
+and OFFER acts of the system said the user's values stand for.
+
+The functions fold one turn into what is known, and return a new value: they are reducers.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from agents.dialogue import Act, Dialogue, Frame, Service, Wish
+from agents.events import Bookable, Booking, Opened, TurnTaken
+
+
+class Said(BaseModel):
+    """A value that the system put to the user."""
+
+    model_config = ConfigDict(frozen=True)
+
+    service: str
+    slot: str
+    value: str  # "tomorrow"
+    canonical: str  # "2026-06-02"
+
+
+class Gathering(BaseModel):
+    """What is known of one conversation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bookable: dict[str, dict[str, Bookable]] = {}
+    said: tuple[Said, ...] = ()  # the newest last
+    proposed: tuple[str, ...] = ()  # services for which a yes, now, is a booking
+    agreed: tuple[Booking, ...] = ()
+
+
+def opened(known: Gathering, event: Opened) -> Gathering:
+    """A conversation begins."""
+    return known.model_copy(update={"bookable": event.bookable})
+
+
+def system_spoke(known: Gathering, turn: TurnTaken) -> Gathering:
+    """The system offered values, asked for a confirmation, or neither."""
+    heard = [said for frame in turn.frames for act in frame.acts("CONFIRM", "OFFER") for said in _values(frame, act)]
+    again = {(said.service, said.slot, said.value) for said in heard}
+    kept = (said for said in known.said if (said.service, said.slot, said.value) not in again)
+    proposed = tuple(frame.service for frame in turn.frames if any(frame.acts("CONFIRM", "NOTIFY_FAILURE")))
+    return known.model_copy(update={"said": (*kept, *heard), "proposed": proposed})
+
+
+def user_spoke(known: Gathering, turn: TurnTaken) -> Gathering:
+    """The user said something; perhaps yes, to what the system proposed just before."""
+    agreed = [booking for frame in turn.frames if (booking := _agreed(known, turn, frame))]
+    return known.model_copy(update={"agreed": (*known.agreed, *agreed), "proposed": ()})
+
+
+def bookings(dialogue: Dialogue, schema: dict[str, Service]) -> tuple[Booking, ...]:
+    """The bookings that a whole conversation agrees to, in order."""
+    known = opened(Gathering(), opening(dialogue, schema))
+    for taken, speaker in turns(dialogue):
+        known = user_spoke(known, taken) if speaker == "USER" else system_spoke(known, taken)
+    return known.agreed
+
+
+def opening(dialogue: Dialogue, schema: dict[str, Service]) -> Opened:
+    """The first event of a conversation.
+
+    Raises:
+        ValueError: the conversation names a service that the schema does not have.
+    """
+    for name in dialogue.services:
+        if name not in schema:
+            raise ValueError(
+                f"conversation {dialogue.dialogue_id} names service {name}, which schema.json does not have"
+            )
+    return Opened(
+        conversation=dialogue.dialogue_id,
+        bookable={
+            name: {
+                intent.name: Bookable(required=intent.required_slots, optional=tuple(sorted(intent.optional_slots)))
+                for intent in schema[name].bookings()
+            }
+            for name in dialogue.services
+        },
+    )
+
+
+def turns(dialogue: Dialogue) -> Iterable[tuple[TurnTaken, str]]:
+    """The turns of a conversation as events, each with its speaker."""
+    for index, turn in enumerate(dialogue.turns):
+        taken = TurnTaken(conversation=dialogue.dialogue_id, turn=index, utterance=turn.utterance, frames=turn.frames)
+        yield taken, turn.speaker
+
+
+def _values(frame: Frame, act: Act) -> Iterable[Said]:
+    for value, canonical in zip(act.values, act.canonical_values, strict=False):
+        yield Said(service=frame.service, slot=act.slot, value=value, canonical=canonical)
+
+
+def _agreed(known: Gathering, turn: TurnTaken, frame: Frame) -> Booking | None:
+    wish = frame.state
+    if wish is None or frame.service not in known.proposed or not any(frame.acts("AFFIRM")):
+        return None
+    needs = known.bookable.get(frame.service, {}).get(wish.active_intent)
+    if needs is None or not all(wish.slot_values.get(slot) for slot in needs.required):
+        return None
+    return Booking(
+        conversation=turn.conversation,
+        turn=turn.turn,
+        service=frame.service,
+        intent=wish.active_intent,
+        parameters=_parameters(known, frame.service, wish, needs),
+    )
+
+
+def _parameters(known: Gathering, service: str, wish: Wish, needs: Bookable) -> dict[str, str]:
+    """What the booking is for: the required slots, and the optional ones that the system has put to the user."""
+    chosen = {slot: _canonical(known, service, slot, wish) for slot in (*needs.required, *needs.optional)}
+    found = {slot: value for slot, value in chosen.items() if value is not None}
+    return {slot: _unconfirmed(known, service, slot, wish) for slot in needs.required if slot not in found} | found
+
+
+def _canonical(known: Gathering, service: str, slot: str, wish: Wish) -> str | None:
+    """What the user's value of this slot stands for, by the newest act that said it; None if none did."""
+    ways = wish.slot_values.get(slot, ())
+    return next((said.canonical for said in _newest(known, service, slot) if said.value in ways), None)
+
+
+def _unconfirmed(known: Gathering, service: str, slot: str, wish: Wish) -> str:
+    """A required value that the system never said in the user's words: its own last word, else the user's."""
+    return next((said.canonical for said in _newest(known, service, slot)), wish.slot_values[slot][0])
+
+
+def _newest(known: Gathering, service: str, slot: str) -> Iterator[Said]:
+    return (said for said in reversed(known.said) if said.service == service and said.slot == slot)

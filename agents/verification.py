@@ -1,0 +1,143 @@
+"""Verification: what the team did in a run, compared with what the data says must happen.
+
+`python -m agents.verification DIRECTORY` judges the newest run of the namespace.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agents import rules
+from agents.dialogue import Dialogue, Service
+from agents.events import Booking, Notice
+from agents.feeder import conversation_key
+from agents.outcomes import Outcome, load_outcomes
+from spine import Event, Spine
+
+Place = tuple[str, int, str, str]  # conversation, turn, service, intent
+JUDGED = ("turn.user", "booking.*", "document.ready")
+
+
+@dataclass
+class Record:
+    """What the log holds of one run, as far as it is judged."""
+
+    spoken: dict[tuple[str, int], int] = field(default_factory=dict)  # conversation, turn -> seq
+    requested: list[tuple[int, Booking]] = field(default_factory=list)  # with the seq
+    confirmed: list[Place] = field(default_factory=list)
+    failed: list[Place] = field(default_factory=list)
+    documents: list[Place] = field(default_factory=list)
+
+    def add(self, event: Event[dict[str, Any]]) -> None:
+        """Take one event of the run into account."""
+        match event.type:
+            case "turn.user":
+                self.spoken[event.payload["conversation"], event.payload["turn"]] = event.seq
+            case "booking.requested":
+                self.requested.append((event.seq, Booking.model_validate(event.payload)))
+            case "booking.confirmed":
+                self.confirmed.append(place(Booking.model_validate(event.payload)))
+            case "booking.failed":
+                self.failed.append(place(Booking.model_validate(event.payload)))
+            case "document.ready":
+                self.documents.append(place(Notice.model_validate(event.payload)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Every list is empty when the team did what it should.
+
+    Attributes:
+        expected: how many bookings the data holds.
+        requested: how many the team requested.
+        early: requested before the turn that agreed, or never agreed at all.
+        missing: agreed, but never requested.
+        double: requested again.
+        wrong: requested with another value for a required slot.
+        contrary: confirmed where the data says it failed, or the other way round, or left without an outcome.
+        undocumented: confirmed without a document, or with more than one.
+    """
+
+    expected: int
+    requested: int
+    early: Sequence[Place]
+    missing: Sequence[Place]
+    double: Sequence[Place]
+    wrong: Sequence[Place]
+    contrary: Sequence[Place]
+    undocumented: Sequence[Place]
+
+    @property
+    def faults(self) -> dict[str, Sequence[Place]]:
+        """The lists that are not empty, by name."""
+        names = ("early", "missing", "double", "wrong", "contrary", "undocumented")
+        return {name: places for name in names if (places := getattr(self, name))}
+
+
+def place(of: Booking | Notice) -> Place:
+    """What tells one booking of a run from every other."""
+    return of.conversation, of.turn, of.service, of.intent
+
+
+def expectations(directory: Path, dialogues: Iterable[Dialogue], schema: dict[str, Service]) -> list[Outcome]:
+    """What must happen, by the outcomes in the data; by the rule, and confirmed, where a file has none."""
+    recorded = load_outcomes(directory, schema)
+    return [
+        outcome
+        for dialogue in dialogues
+        for outcome in (
+            recorded[dialogue.dialogue_id] if dialogue.dialogue_id in recorded else _by_rule(dialogue, schema)
+        )
+    ]
+
+
+async def read_record(spine: Spine, run: int) -> Record:
+    """Read the events of a run from the log."""
+    record = Record()
+    async for event in spine.replay(after=run, types=JUDGED):
+        if event.key.startswith(conversation_key(run, "")):
+            record.add(event)
+    return record
+
+
+def judge(record: Record, outcomes: Sequence[Outcome], schema: dict[str, Service]) -> Verdict:
+    """Compare a run with what must happen."""
+    expected = {place(outcome.booking): outcome for outcome in outcomes}
+    requested = Counter(place(booking) for _, booking in record.requested)
+    documents = Counter(record.documents)
+    return Verdict(
+        expected=len(expected),
+        requested=len(record.requested),
+        early=[place(b) for seq, b in record.requested if place(b) not in expected or not _heard(record, seq, b)],
+        missing=[at for at in expected if at not in requested],
+        double=[at for at, times in requested.items() if times > 1],
+        wrong=[
+            place(booking)
+            for _, booking in record.requested
+            if (outcome := expected.get(place(booking))) and not _same(booking, outcome.booking, schema)
+        ],
+        contrary=[at for at in requested if at in expected and not _as_expected(record, at, expected[at].booked)],
+        undocumented=[at for at in {*record.confirmed, *documents} if documents[at] != record.confirmed.count(at)],
+    )
+
+
+def _by_rule(dialogue: Dialogue, schema: dict[str, Service]) -> list[Outcome]:
+    return [Outcome(booking=booking, booked=True) for booking in rules.bookings(dialogue, schema)]
+
+
+def _heard(record: Record, seq: int, booking: Booking) -> bool:
+    """Tell whether the turn that agreed was in the log before the request."""
+    agreed = record.spoken.get((booking.conversation, booking.turn))
+    return agreed is not None and agreed < seq
+
+
+def _same(done: Booking, wanted: Booking, schema: dict[str, Service]) -> bool:
+    required = next(i.required_slots for i in schema[wanted.service].intents if i.name == wanted.intent)
+    return all(done.parameters.get(slot) == wanted.parameters.get(slot) for slot in required)
+
+
+def _as_expected(record: Record, at: Place, booked: bool) -> bool:
+    came, absent = (record.confirmed, record.failed) if booked else (record.failed, record.confirmed)
+    return at in came and at not in absent

@@ -1,0 +1,154 @@
+"""When a booking is agreed: on small made-up turns, on the shipped conversations, on the sample."""
+
+from pathlib import Path
+
+import pytest
+
+from agents import rules
+from agents.dialogue import Act, Dialogue, Frame, Intent, Service, Turn, Wish, load_dialogues, load_schema
+from agents.events import Booking
+from agents.outcomes import load_outcomes
+
+TAXI = Service(
+    service_name="Taxi_1",
+    intents=(
+        Intent(name="FindTaxi", is_transactional=False, required_slots=("where",)),
+        Intent(name="CallTaxi", is_transactional=True, required_slots=("where", "when"), optional_slots={"seats": "4"}),
+    ),
+)
+SCHEMA = {"Taxi_1": TAXI}
+KNOWN = {"where": ("the mill",), "when": ("at noon",)}
+
+
+def user(*acts: str, intent: str = "CallTaxi", known: dict[str, tuple[str, ...]] = KNOWN) -> Turn:
+    state = Wish(active_intent=intent, slot_values=known)
+    return Turn(
+        speaker="USER", frames=(Frame(service="Taxi_1", actions=tuple(Act(act=act) for act in acts), state=state),)
+    )
+
+
+def system(*acts: str | tuple[str, str, str, str], service: str = "Taxi_1") -> Turn:
+    return Turn(speaker="SYSTEM", frames=(Frame(service=service, actions=tuple(map(act, acts))),))
+
+
+def act(spec: str | tuple[str, str, str, str]) -> Act:
+    if isinstance(spec, str):
+        return Act(act=spec)
+    kind, slot, value, canonical = spec
+    return Act(act=kind, slot=slot, values=(value,), canonical_values=(canonical,))
+
+
+def bookings(*turns: Turn) -> tuple[Booking, ...]:
+    return rules.bookings(Dialogue(dialogue_id="d", services=("Taxi_1",), turns=turns), SCHEMA)
+
+
+CONFIRM = (("CONFIRM", "where", "the mill", "Old Mill"), ("CONFIRM", "when", "at noon", "12:00"))
+
+
+def test_a_yes_to_a_confirmation_agrees() -> None:
+    (booking,) = bookings(user("INFORM"), system(*CONFIRM), user("AFFIRM"))
+    assert booking == Booking(
+        conversation="d", turn=2, service="Taxi_1", intent="CallTaxi", parameters={"where": "Old Mill", "when": "12:00"}
+    )
+
+
+def test_knowing_every_slot_is_not_an_agreement() -> None:
+    assert bookings(user("INFORM"), system(*CONFIRM), user("NEGATE")) == ()
+    assert bookings(user("INFORM"), system(*CONFIRM), user("REQUEST")) == ()
+    assert bookings(user("INFORM")) == ()
+
+
+def test_a_yes_to_an_offer_is_not_an_agreement() -> None:
+    assert bookings(user("INFORM"), system(("OFFER", "where", "the mill", "Old Mill")), user("AFFIRM")) == ()
+
+
+def test_a_yes_counts_right_after_the_confirmation_only() -> None:
+    assert bookings(system(*CONFIRM), user("REQUEST"), system("INFORM"), user("AFFIRM")) == ()
+    assert bookings(system(*CONFIRM), user("REQUEST"), user("AFFIRM")) == ()
+
+
+def test_a_yes_to_another_service_is_not_an_agreement() -> None:
+    assert bookings(system(*CONFIRM, service="Ferries_1"), user("AFFIRM")) == ()
+
+
+def test_a_search_is_never_a_booking() -> None:
+    assert bookings(system(*CONFIRM), user("AFFIRM", intent="FindTaxi")) == ()
+
+
+@pytest.mark.parametrize("known", [{"where": ("the mill",)}, {"where": ("the mill",), "when": ()}])
+def test_an_incomplete_requirement_is_not_agreed(known: dict[str, tuple[str, ...]]) -> None:
+    assert bookings(system(*CONFIRM), user("AFFIRM", known=known)) == ()
+
+
+def test_a_failed_booking_can_be_offered_again() -> None:
+    again = ("NOTIFY_FAILURE", ("OFFER", "when", "at one", "13:00"))
+    first, second = bookings(
+        system(*CONFIRM), user("AFFIRM"), system(*again), user("AFFIRM", known={**KNOWN, "when": ("at one",)})
+    )
+    assert (first.turn, first.parameters["when"]) == (1, "12:00")
+    assert (second.turn, second.parameters["when"]) == (3, "13:00")
+
+
+def test_the_newest_meaning_of_the_users_words_counts() -> None:
+    (booking,) = bookings(
+        system(("OFFER", "when", "at noon", "00:00")), user("NEGATE"), system(*CONFIRM), user("AFFIRM")
+    )
+    assert booking.parameters["when"] == "12:00"
+
+
+def test_a_value_offered_but_not_taken_is_left_out() -> None:
+    (booking,) = bookings(
+        system(*CONFIRM),
+        user("NEGATE"),
+        system(("OFFER", "when", "at one", "13:00"), ("CONFIRM", "where", "the mill", "Old Mill")),
+        user("AFFIRM"),
+    )
+    assert booking.parameters["when"] == "12:00"
+
+
+def test_an_offer_of_several_values_gives_each_its_own_meaning() -> None:
+    several = Act(act="OFFER", slot="when", values=("at one", "at noon"), canonical_values=("13:00", "12:00"))
+    offer = Turn(speaker="SYSTEM", frames=(Frame(service="Taxi_1", actions=(several, act(CONFIRM[0]))),))
+    (booking,) = bookings(offer, user("AFFIRM"))
+    assert booking.parameters["when"] == "12:00"
+
+
+def test_optional_slots_are_taken_where_the_system_has_put_them_to_the_user() -> None:
+    with_seats = (*CONFIRM, ("CONFIRM", "seats", "six", "6"))
+    (asked,) = bookings(system(*with_seats), user("AFFIRM", known={**KNOWN, "seats": ("six",)}))
+    (careless,) = bookings(system(*with_seats), user("AFFIRM", known={**KNOWN, "seats": ("dontcare",)}))
+    assert asked.parameters["seats"] == "6"
+    assert "seats" not in careless.parameters
+
+
+def test_a_required_value_is_never_lost() -> None:
+    (last_word,) = bookings(system(*CONFIRM), user("AFFIRM", known={**KNOWN, "when": ("midday",)}))
+    (never_said,) = bookings(system(CONFIRM[0]), user("AFFIRM", known={**KNOWN, "when": ("midday",)}))
+    assert last_word.parameters["when"] == "12:00"
+    assert never_said.parameters["when"] == "midday"
+
+
+def test_a_conversation_about_an_unknown_service_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"d names service Boats_1, which schema\.json does not have"):
+        rules.opening(Dialogue(dialogue_id="d", services=("Boats_1",), turns=()), SCHEMA)
+
+
+def test_the_rule_gives_exactly_the_bookings_of_the_shipped_conversations(shipped: Path) -> None:
+    assert _by_rule(shipped) == (recorded := _recorded(shipped))
+    assert len(recorded) == 19
+
+
+@pytest.mark.data
+def test_the_rule_gives_exactly_the_bookings_of_the_sample(sample: Path) -> None:
+    assert _by_rule(sample) == (recorded := _recorded(sample))
+    assert len(recorded) == 164
+
+
+def _by_rule(directory: Path) -> list[Booking]:
+    schema = load_schema(directory)
+    return [booking for dialogue in load_dialogues(directory) for booking in rules.bookings(dialogue, schema)]
+
+
+def _recorded(directory: Path) -> list[Booking]:
+    outcomes = load_outcomes(directory, load_schema(directory)).values()
+    return [outcome.booking for known in outcomes for outcome in known]
