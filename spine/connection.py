@@ -11,11 +11,13 @@ import asyncio
 import logging
 import re
 import secrets
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
+import redis
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -34,6 +36,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry as BlockingRetry
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from spine.errors import (
@@ -251,6 +254,7 @@ class Server:
         self.info = ServerInfo("", (), "")
         self.namespace = Namespace(0, "")
         self.highest_seen = 0
+        self.clock_offset_ms = 0
         self.link = Link("reads", self._connect)
         self.writer = Link("writes", self._connect)
         self.listener = Link("listens", self._connect)
@@ -260,11 +264,30 @@ class Server:
         """Number of partitions of the namespace."""
         return self.namespace.partitions
 
+    def blocking_client(self) -> redis.Redis:
+        """Return a connection for a thread of its own: short time-outs, no retries."""
+        if self.url.startswith("memory://"):
+            from spine.testing.memory import memory_client
+
+            return memory_client(self.url)
+        return redis.Redis.from_url(
+            self.url, protocol=2, retry=BlockingRetry(NoBackoff(), 0), socket_timeout=2.0, socket_connect_timeout=2.0
+        )
+
+    def now_ms(self) -> int:
+        """Return the server's time in ms, as far as this client knows it."""
+        return round(time.time() * 1000) + self.clock_offset_ms
+
+    def note_time(self, server_ms: int) -> None:
+        """Take over the server's time that a reply brought along."""
+        self.clock_offset_ms = server_ms - round(time.time() * 1000)
+
     async def open(self) -> None:
         """Connect, and create the namespace or join it. Raises `ServerUnreachable` or `Misconfigured`."""
 
         async def once() -> None:
-            await self.link.call(("PING",))
+            seconds, micros = (await self.link.call(("TIME",)))[0]
+            self.note_time(int(seconds) * 1000 + int(micros) // 1000)
 
         await self.patiently(once)
 

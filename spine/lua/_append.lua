@@ -141,6 +141,7 @@ end
 -- Plain writes. Each: command, place of its key, the type its key must have, offset (from 1) of the event whose seq is
 -- its last argument or 0, count of arguments, arguments. `answer` instead of a command delivers event `offset` as a
 -- reply: its arguments are the place of the inbox, the request's id, whether it is the last part, and the TTL in ms.
+-- `unhold` removes a field (second argument) when the waiting list (place, first argument) is empty.
 local function read_op()
   local op = { arg(), num(), arg(), num() }
   local values = {}
@@ -160,7 +161,11 @@ end
 local function run_op(op, events, first, ts)
   local key, values = KEYS[op[2]], op[5]
   local seq = op[4] > 0 and string.format('%.0f', first + op[4] - 1)
-  if op[1] == 'answer' then
+  if op[1] == 'unhold' then
+    if redis.call('EXISTS', KEYS[tonumber(values[1])]) == 0 then
+      redis.call('HDEL', key, values[2])
+    end
+  elseif op[1] == 'answer' then
     local data = events[op[4]][4]
     local inbox, ttl = KEYS[tonumber(values[1])], values[4]
     redis.call('XADD', key, seq .. '-0', ts, data)

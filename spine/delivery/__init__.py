@@ -1,0 +1,1 @@
+"""Delivery: leases, fenced taking, order per key, commits, held keys and dead letters."""

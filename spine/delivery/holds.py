@@ -1,0 +1,75 @@
+"""Held keys: one mechanism for retries, for parking and for waiting.
+
+The events of a held key stand in its waiting list (references only), outside of any worker's budget, so that other
+keys go on. Releasing a hold works through the list first, in its order.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from spine.keys import Keys
+from spine.log.drafts import Write
+
+FOREVER = 2**53
+
+
+class Hold(msgspec.Struct, omit_defaults=True):
+    """Why a key is held.
+
+    Attributes:
+        until_ms: server time at which the head of the waiting list runs; `FOREVER` for parked keys.
+        reason: ``retry``, ``parked``, ``reducer`` or ``backlog`` (released, and not worked off yet).
+        attempts: seq → failed attempts.
+        redriven: seqs that came back from the dead letters.
+        error: the last error, for people.
+    """
+
+    until_ms: int = 0
+    reason: str = "backlog"
+    attempts: dict[int, int] = {}
+    redriven: list[int] = []
+    error: str = ""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Hold).decode
+BACKLOG = _encode(Hold())
+
+
+def decode_hold(raw: bytes) -> Hold:
+    """Return the hold stored as `raw`."""
+    return _decode(raw)
+
+
+class HoldWrites:
+    """The writes that hold and release a key of one agent in one partition."""
+
+    def __init__(self, keys: Keys, agent: str, partition: int) -> None:
+        self._keys = keys
+        self._agent = agent
+        self._partition = partition
+        self._holds = keys.holds(agent, partition)
+
+    def waiting(self, key: str) -> str:
+        """Return the Redis key of the waiting list of `key`."""
+        return self._keys.waiting(self._agent, self._partition, key)
+
+    def set(self, key: str, hold: Hold) -> Write:
+        """Hold `key`."""
+        return Write("HSET", self._holds, "hash", (key, _encode(hold)))
+
+    def to_front(self, key: str, reference: str) -> Write:
+        """Put an event first into the waiting list."""
+        return Write("LPUSH", self.waiting(key), "list", (reference,))
+
+    def to_back(self, key: str, reference: str) -> tuple[Write, Write]:
+        """Put an event last into the waiting list; the key is held from now on, if it was not."""
+        return (
+            Write("RPUSH", self.waiting(key), "list", (reference,)),
+            Write("HSETNX", self._holds, "hash", (key, BACKLOG)),
+        )
+
+    def release(self, key: str) -> Write:
+        """End the hold if the waiting list is empty."""
+        return Write("unhold", self._holds, "hash", (key,), other_key=self.waiting(key))

@@ -1,0 +1,247 @@
+"""Leases: which worker holds which partition, with a fencing token, kept alive by a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from redis.exceptions import NoScriptError, RedisError
+
+from spine.connection import Server
+from spine.delivery.share import Plan, fair_share
+from spine.scripts import script
+
+logger = logging.getLogger("spine")
+
+LEASE_S = 5.0
+BEAT_S = 1.0
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """One partition of one agent, held by this worker.
+
+    Attributes:
+        agent: the agent.
+        partition: the partition.
+        key: of the lease.
+        generation: the fencing token.
+        clean: the holder before gave it back in order; else what is pending was cut off by its death.
+    """
+
+    agent: str
+    partition: int
+    key: str
+    generation: int
+    clean: bool
+
+
+class WorkerInfo(msgspec.Struct, frozen=True):
+    """What a living worker says of itself."""
+
+    worker: str
+    version: str
+    host: str
+    pid: int
+    started_ms: int
+    concurrency: int
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """Who holds a partition, as the server has it."""
+
+    owner: str | None
+    until_ms: int
+    version: str | None
+    since_ms: int
+
+
+_encode_info = msgspec.json.Encoder().encode
+_decode_info = msgspec.json.Decoder(WorkerInfo).decode
+
+
+class Leases:
+    """The leases of one worker process, over all its agents.
+
+    Args:
+        server: the way to the server.
+        worker: id of this worker.
+        on_lost: called in the event loop with a lease that another worker has now.
+        lease_s: after this time without a sign of life others take over.
+    """
+
+    def __init__(
+        self, server: Server, worker: str, on_lost: Callable[[Lease], None], *, lease_s: float = LEASE_S
+    ) -> None:
+        self._server = server
+        self._worker = worker
+        self._on_lost = on_lost
+        self._lease_ms = round(lease_s * 1000)
+        self._beat_s = min(BEAT_S, lease_s / 4)
+        self._agents: dict[str, WorkerInfo] = {}
+        self._held: dict[str, Lease] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def join(self, agent: str, info: WorkerInfo) -> None:
+        """Become one of the workers of `agent`."""
+        with self._lock:
+            self._agents[agent] = info
+        await self._server.run("renew", *self._renewal([])[:2])
+        if self._thread is None:
+            self._loop = asyncio.get_running_loop()
+            self._thread = threading.Thread(target=self._beat, name="spine-heartbeat", daemon=True)
+            self._thread.start()
+
+    async def leave(self, agent: str) -> None:
+        """Stop being a worker of `agent`; its leases must have been released."""
+        with self._lock:
+            self._agents.pop(agent, None)
+        keys = self._server.keys
+        await self._server.run("release", [keys.control, keys.workers(agent)], [agent, self._worker, 1, 1])
+
+    async def close(self) -> None:
+        """End the heartbeat."""
+        self._stop.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    async def acquire(self, agent: str, version: str, partition: int) -> Lease | None:
+        """Return the lease of a partition, ``None`` when another worker holds it."""
+        key = self._server.keys.lease(agent, partition)
+        reply = await self._server.run("acquire", [key], [self._worker, version, self._lease_ms])
+        if reply == 0:
+            return None
+        generation, clean, _ = reply
+        lease = Lease(agent, partition, key, int(generation), bool(clean))
+        with self._lock:
+            self._held[key] = lease
+        return lease
+
+    async def release(self, lease: Lease, *, clean: bool = True) -> None:
+        """Give a lease back at once; `clean` says that nothing in hand was cut off."""
+        with self._lock:
+            self._held.pop(lease.key, None)
+        keys = self._server.keys
+        await self._server.run(
+            "release",
+            [keys.control, keys.workers(lease.agent), lease.key],
+            [lease.agent, self._worker, 0, int(clean), lease.generation],
+        )
+
+    def forget(self, lease: Lease) -> None:
+        """Stop renewing a lease that is lost."""
+        with self._lock:
+            if self._held.get(lease.key) is lease:
+                del self._held[lease.key]
+
+    async def plan(self, agent: str, busy: dict[int, int]) -> Plan:
+        """Return what this worker should acquire and release now; leases go to the newest version alive."""
+        now = await survey(self._server, agent)
+        alive = {info.version for info in now.workers.values()}
+        newest = next((version for version in reversed(now.versions) if version in alive), None)
+        eligible = [name for name, info in now.workers.items() if info.version == newest]
+        owners = {
+            partition: holding.owner if holding.until_ms > now.ts_ms else None
+            for partition, holding in now.holdings.items()
+        }
+        return fair_share(self._worker, eligible, owners, busy)
+
+    def _renewal(self, leases: list[Lease]) -> tuple[list[str], list[Any], list[Lease]]:
+        agents = list(self._agents.items())
+        keys = [self._server.keys.workers(agent) for agent, _ in agents] + [lease.key for lease in leases]
+        args: list[Any] = [self._worker, self._lease_ms, len(agents)]
+        args += [_encode_info(info) for _, info in agents]
+        args += [lease.generation for lease in leases]
+        return keys, args, leases
+
+    def _beat(self) -> None:
+        """Renew until stopped; runs in a thread, so that a handler that blocks the event loop loses nothing."""
+        client = self._server.blocking_client()
+        renew = script("renew")
+        while not self._stop.wait(self._beat_s):
+            with self._lock:
+                keys, args, leases = self._renewal(list(self._held.values()))
+            try:
+                try:
+                    kept = client.evalsha(renew.sha, len(keys), *keys, *args)
+                except NoScriptError:
+                    kept = client.eval(renew.source, len(keys), *keys, *args)
+            except (RedisError, OSError) as error:
+                logger.debug("heartbeat: %s", error)
+                continue
+            for lease, ok in zip(leases, kept, strict=True):
+                if not ok:
+                    self._lost(lease)
+        client.close()
+
+    def _lost(self, lease: Lease) -> None:
+        self.forget(lease)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_lost, lease)
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """An agent's workers and leases at one moment.
+
+    Attributes:
+        workers: the living ones.
+        holdings: who holds each partition.
+        versions: every version that ever registered, oldest first.
+        ts_ms: the server's time.
+    """
+
+    workers: dict[str, WorkerInfo]
+    holdings: dict[int, Holding]
+    versions: list[str]
+    ts_ms: int
+
+
+async def survey(server: Server, agent: str) -> Survey:
+    """Return who works for `agent` and who holds what."""
+    partitions = range(server.partitions)
+    time_reply, versions, raw, *leases = await server.commands(
+        ("TIME",),
+        ("HGET", server.keys.agent(agent), "versions"),
+        ("HGETALL", server.keys.workers(agent)),
+        *(
+            ("HMGET", server.keys.lease(agent, partition), "owner", "until", "version", "since")
+            for partition in partitions
+        ),
+    )
+    now = int(time_reply[0]) * 1000 + int(time_reply[1]) // 1000
+    workers: dict[str, WorkerInfo] = {}
+    for i in range(0, len(raw), 2):
+        until, _, info = raw[i + 1].partition(b" ")
+        if int(until) > now:
+            workers[raw[i].decode()] = _decode_info(info)
+    holdings = {
+        partition: Holding(
+            owner.decode() if owner else None,
+            int(until or 0),
+            version.decode() if version else None,
+            int(since or 0),
+        )
+        for partition, (owner, until, version, since) in zip(partitions, leases, strict=True)
+    }
+    return Survey(workers, holdings, (versions or b"").decode().split(), now)
+
+
+async def expire_worker(server: Server, worker: str) -> int:
+    """Take the leases of a worker that is known to be dead from it at once; return how many."""
+    count = 0
+    names = await server.command("HKEYS", server.keys.agents)
+    for raw in names:
+        agent = raw.decode()
+        keys = [server.keys.lease(agent, partition) for partition in range(server.partitions)]
+        count += await server.run(
+            "release",
+            [server.keys.control, server.keys.workers(agent), *keys],
+            [agent, worker, 1, 0, *([""] * len(keys))],
+        )
+    return count

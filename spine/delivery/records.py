@@ -1,0 +1,97 @@
+"""What is written down about the handling of an event: the done record, and the dead letter."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from spine.keys import Keys
+from spine.log.drafts import Write
+
+Outcome = Literal["done", "folded", "dead", "expired", "cancelled", "stale", "damaged"]
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """How the handling of an event by an agent ended.
+
+    Attributes:
+        worker: which worker.
+        start_ms: when the last attempt began, by the server's clock.
+        duration_ms: how long it took.
+        attempt: its number.
+        outcome: ``done``, ``folded`` (state only), ``dead``, ``expired``, ``cancelled``, ``stale`` or ``damaged``.
+    """
+
+    worker: str
+    start_ms: int
+    duration_ms: float
+    attempt: int
+    outcome: Outcome
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Done:
+        """Return the record stored as `raw`."""
+        worker, start, duration, attempt, outcome = raw.decode().rsplit(",", 4)
+        return cls(worker, int(start), float(duration), int(attempt), outcome)  # type: ignore[arg-type]
+
+    def write(self, keys: Keys, agent: str, partition: int, seq: int) -> Write:
+        """Return the write that keeps this record."""
+        text = f"{self.worker},{self.start_ms},{self.duration_ms:.3g},{self.attempt},{self.outcome}"
+        return Write("HSET", keys.done(agent, partition, seq), "hash", (seq, text))
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that an agent gave up.
+
+    Attributes:
+        agent: which agent.
+        seq: of the event.
+        type: of the event; empty when it could not be decoded.
+        topic: where it stands.
+        key: of the event.
+        correlation: of the event.
+        partition: where it stands.
+        stream: number of its stream.
+        error_type: class of the error.
+        error: its message.
+        traceback: its traceback.
+        attempts: how often it was tried.
+        worker: the last worker.
+        ts_ms: when it was given up, by the server's clock.
+        parked: its key is held until it is redriven or discarded.
+    """
+
+    agent: str
+    seq: int
+    type: str
+    topic: str
+    key: str
+    correlation: str
+    partition: int
+    stream: int
+    error_type: str
+    error: str
+    traceback: str
+    attempts: int
+    worker: str
+    ts_ms: int
+    parked: bool = False
+
+    def write(self, keys: Keys) -> Write:
+        """Return the write that keeps this letter."""
+        return Write("HSET", keys.dead(self.agent), "hash", (self.seq, _encode(self)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values."""
+        value: dict[str, Any] = msgspec.to_builtins(self)
+        return value
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(DeadLetter).decode
+
+
+def decode_dead(raw: bytes) -> DeadLetter:
+    """Return the dead letter stored as `raw`."""
+    return _decode(raw)
