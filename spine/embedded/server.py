@@ -165,8 +165,9 @@ def _wait_until_answering(place: ServerDirectory) -> bool:
 def _is_stopping(place: ServerDirectory) -> bool:
     """Tell whether the server still runs though nobody uses it."""
     try:
-        with FileLock(place.members_lock) as members:
-            unused = members.try_exclusive() or not members.try_shared()
+        # The start lock keeps those apart who look: each holds the members lock for a moment, like a member.
+        with FileLock(place.start_lock) as start, FileLock(place.members_lock) as members:
+            unused = start.wait_exclusive(_LEAVE_TIMEOUT_S) and (members.try_exclusive() or not members.try_shared())
         return unused and is_held(place.supervisor_lock)
     except FileNotFoundError:  # the whole directory was deleted
         return False

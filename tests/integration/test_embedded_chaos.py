@@ -25,7 +25,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
 ]
 
-ROUNDS = int(os.environ.get("SPINE_CHAOS_EXAMPLES", "40"))
+# A round is about five times the work of an example of a property test.
+ROUNDS = max(1, int(os.environ.get("SPINE_CHAOS_EXAMPLES", "200")) // 5)
 MEMBERS = 3
 KILLS = 4
 GONE_WITHIN_S = 3.0

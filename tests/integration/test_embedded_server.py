@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ import pytest
 import redis
 
 from spine.embedded import EmbeddedServer
+from spine.embedded.locks import FileLock, is_held
 from spine.errors import EmbeddedServerError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -30,6 +30,7 @@ MEMBER = """
 import sys
 from pathlib import Path
 from spine.embedded import EmbeddedServer
+from spine.embedded.locks import FileLock, is_held
 with EmbeddedServer.join(Path(sys.argv[1])) as server:
     print(server.url, flush=True)
     sys.stdin.read()
@@ -221,10 +222,23 @@ def test_a_killed_supervisor_takes_the_server_along_and_the_next_to_join_recover
         server = server_pid(first.url)
         put(first.url, "order")
         kill(supervisor_pid(first.url))
+        assert wait_until(lambda: is_gone(server), GONE_WITHIN_S)
         with EmbeddedServer.join(place) as second:
-            assert is_gone(server)
             assert is_kept(second.url, "order")
             assert is_kept(first.url, "order")
+
+
+def test_no_server_starts_while_an_earlier_one_may_still_write(place: Path) -> None:
+    EmbeddedServer.join(place).leave()
+    earlier = FileLock(place / "server.lock")
+    assert earlier.try_exclusive()
+    with ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(EmbeddedServer.join, place)
+        assert wait_until(lambda: is_held(place / "supervisor.lock"))
+        assert not wait_until(joining.done, timeout_s=1.0)  # without the lock it takes a fraction of that
+        earlier.close()
+        with joining.result() as server:
+            assert answers(server.url)
 
 
 def test_a_member_recovers_from_a_killed_supervisor_by_itself(place: Path) -> None:
@@ -324,37 +338,23 @@ def test_files_left_by_a_crash_are_in_nobodys_way(place: Path) -> None:
         assert answers(server.url)
 
 
-def test_a_forked_child_does_not_count_as_a_member(place: Path) -> None:
-    server = EmbeddedServer.join(place)
-    pid = server_pid(server.url)
-    child = multiprocessing.get_context("fork").Process(target=signal.pause)
-    child.start()
-    try:
-        server.leave()
-        assert wait_until(lambda: is_gone(pid), GONE_WITHIN_S)
-    finally:
-        child.kill()
-        child.join()
+FORK = "child = os.fork() or signal.pause()"
+START = "child = subprocess.Popen(['sleep', '60'], close_fds=False, stdout=2).pid"
 
 
-def test_a_program_started_by_a_member_does_not_count_as_one(place: Path, member: Callable[[], Member]) -> None:
-    program = MEMBER.replace(
-        "sys.stdin.read()",
-        "import subprocess; print(subprocess.Popen(['sleep', '60'], close_fds=False, stdout=2).pid, flush=True)\n"
-        "    sys.stdin.read()",
+@pytest.mark.parametrize("statement", [FORK, START])
+def test_a_child_that_outlives_its_parent_does_not_count_as_a_member(place: Path, statement: str) -> None:
+    program = "import os, signal, subprocess\n" + MEMBER.replace(
+        "sys.stdin.read()", f"{statement}; print(child, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", program, str(place)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as starter:
-        assert starter.stdout is not None
-        url = starter.stdout.readline().strip()
-        child = int(starter.stdout.readline())
+        [sys.executable, "-c", program, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = server_pid(parent.stdout.readline().strip())
+        child = int(parent.stdout.readline())
         try:
-            pid = server_pid(url)
-            starter.kill()
+            parent.kill()
             assert wait_until(lambda: is_gone(pid), GONE_WITHIN_S)
             assert not is_gone(child)
         finally:
