@@ -72,7 +72,13 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         name="publish",
         title="publish, 512 in flight",
-        claims=rates("spine.publish", ("nats.publish", 2.5), ("faststream.publish", 4.0), ("taskiq.enqueue", None)),
+        claims=rates(
+            "spine.publish",
+            ("nats.publish", 2.5),
+            ("faststream.publish", 4.0),
+            ("nats.publish_awaited", None),
+            ("taskiq.enqueue", None),
+        ),
     ),
     Figure(
         name="worker",

@@ -50,6 +50,23 @@ async def publish(setup: Setup) -> Sample:
         return await rate_in_flight(_publisher(js), setup, FLIGHTS)
 
 
+@arm("nats.publish_awaited", server="nats", packages=PACKAGES, count=50_000, quick=5_000)
+async def publish_awaited(setup: Setup) -> Sample:
+    """512 callers that each await the plain `publish`."""
+    import msgpack
+    import nats
+
+    envelopes = Envelopes()
+    async with await nats.connect(setup.nats_url) as nc:
+        js = nc.jetstream()
+        await _stream(js)
+
+        async def call(number: int) -> None:
+            await js.publish(SUBJECT, msgpack.packb(envelopes[number]))
+
+        return await rate_in_flight(call, setup, FLIGHTS)
+
+
 @arm("nats.pull", server="nats", packages=PACKAGES, count=100_000, quick=10_000)
 async def pull(setup: Setup) -> Sample:
     """fetch(512), unpack, ack each, in a consumer process on a backlog."""
