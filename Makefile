@@ -24,9 +24,9 @@ help:  ## show this list
 # Recipes replace their shell by the program, so that it gets every signal itself.
 
 .PHONY: run
-run: $(INSTALLED)  ## let the reference team work through conversations [CONVERSATIONS=dir] [FRESH=1] [ARGS="…"]
-	@exec $(BIN)/python -m agents.team \
-		$(if $(CONVERSATIONS),--conversations "$(CONVERSATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh) $(ARGS)
+run: $(INSTALLED)  ## let the reference team work through conversations [CONVERSATIONS=dir] [FRESH=1] [WORKERS=n] [RATE=n]
+	@exec $(BIN)/python -m agents.team $(if $(CONVERSATIONS),--conversations "$(CONVERSATIONS)") \
+		$(if $(filter-out 0,$(FRESH)),--fresh) $(if $(WORKERS),--workers $(WORKERS)) $(if $(RATE),--rate $(RATE))
 
 .PHONY: test
 test: $(INSTALLED_DEV)  ## run the tests [ARGS="tests/unit -x"]
