@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_BENCH := $(VENV)/.installed-bench
 
 # The first one that is new enough; `make run PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -53,7 +54,7 @@ soak: $(INSTALLED_DEV)  ## run the long and the large tests
 	@exec $(BIN)/python -m pytest -m soak $(ARGS)
 
 .PHONY: bench
-bench: $(INSTALLED_DEV)  ## measure the spine and what one would use instead [ARGS="…"]
+bench: $(INSTALLED_BENCH)  ## measure the spine and what one would use instead [ARGS="…"]
 	@exec $(BIN)/python -m scripts.bench $(ARGS)
 
 .PHONY: up
@@ -85,3 +86,8 @@ $(INSTALLED_DEV): pyproject.toml | $(BIN)/python
 	@$(PIP) install --upgrade "pip>=25.1"
 	@$(PIP) install --editable ".[testing]" --group dev
 	@touch $(INSTALLED) $@
+
+$(INSTALLED_BENCH): pyproject.toml | $(INSTALLED_DEV)
+	@echo "installing what the benchmark compares with in $(VENV)" >&2
+	@$(PIP) install --group bench
+	@touch $@
