@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spine.embedded import binary, configuration
+from spine.embedded import binary, configuration, directory
 from spine.embedded.directory import ServerDirectory, find_directory
 from spine.errors import EmbeddedServerError
 
@@ -35,14 +35,24 @@ def test_the_nearest_project_above_is_shared(elsewhere: Path, marker: str) -> No
     assert find_directory() == elsewhere.parents[0] / ".spine"
 
 
-def test_outside_of_a_project_it_is_here(elsewhere: Path) -> None:
-    assert find_directory() == elsewhere / ".spine"
+@pytest.fixture
+def outside_of_projects(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, wherever the directory for temporary files may be."""
+    monkeypatch.setattr(directory, "_MARKERS", ())
+    monkeypatch.setattr(directory, "_NAME", ".spine-of-this-test")
+    return elsewhere
 
 
-def test_the_directory_of_somebody_else_above_is_passed_over(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (elsewhere.parent / ".spine").mkdir()
+def test_outside_of_a_project_it_is_here(outside_of_projects: Path) -> None:
+    assert find_directory() == outside_of_projects / ".spine-of-this-test"
+
+
+def test_the_directory_of_somebody_else_above_is_passed_over(
+    outside_of_projects: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outside_of_projects.parent / ".spine-of-this-test").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    assert find_directory() == elsewhere / ".spine"
+    assert find_directory() == outside_of_projects / ".spine-of-this-test"
 
 
 def test_the_directory_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
