@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+PR_SET_PDEATHSIG = 1
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -35,8 +38,15 @@ def run_loop(main: Coroutine[Any, Any, Any]) -> Any:
     return uvloop.run(main)
 
 
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it is killed (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def give_up_after(seconds: float) -> None:
-    """Kill this process after `seconds`, even when the one that started it is gone."""
+    """Kill this process after `seconds`, or as soon as the one that started it is gone."""
+    end_with_parent()
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from scripts.bench.arm import Server
+from scripts.bench.processes import end_with_parent
 
 START_SECONDS = 10.0
-PR_SET_PDEATHSIG = 1
 
 
 class Storage(StrEnum):
@@ -103,7 +100,7 @@ def _process(command: Sequence[str], directory: Path, answers: Callable[[], bool
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the harness alone, which then stops its servers in order
-            preexec_fn=_die_with_parent,  # started from the main thread, before any other exists
+            preexec_fn=end_with_parent,  # started from the main thread, before any other exists
         )
     try:
         until = time.monotonic() + START_SECONDS
@@ -115,11 +112,6 @@ def _process(command: Sequence[str], directory: Path, answers: Callable[[], bool
     finally:
         process.kill()
         process.wait()
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_port() -> int:
