@@ -1,0 +1,192 @@
+"""The client without await: the same names, from any thread, and after a fork."""
+
+import asyncio
+import inspect
+import multiprocessing
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+
+import pytest
+
+import spine
+from spine import Context, Draft, Event, InvalidName, ServerUnreachable, SpineError, Unavailable
+from spine.blocking import Spine
+
+
+@pytest.fixture
+def client(url: str, namespace: str) -> Iterator[Spine]:
+    with Spine(url, namespace=namespace) as client:
+        yield client
+
+
+def seqs(events) -> list[int]:
+    return [event.seq for event in events]
+
+
+def test_every_method_of_the_async_client_is_here_without_await() -> None:
+    public = {
+        name: method for name, method in inspect.getmembers(spine.Spine, inspect.isfunction) if not name.startswith("_")
+    }
+    for name, method in public.items():
+        mine = getattr(Spine, name)
+        assert not inspect.iscoroutinefunction(mine), name
+        assert not inspect.isasyncgenfunction(mine), name
+        if name not in {"open", "close"}:
+            assert list(inspect.signature(mine).parameters) == list(inspect.signature(method).parameters)
+
+
+def test_publish_then_read(client: Spine) -> None:
+    first = client.publish("order.placed", {"sku": 7}, key="c-1")
+    more = client.publish_many([Draft("order.paid", {"n": n}, key="c-1") for n in range(3)])
+    assert list(client.replay()) == [first, *more]
+    assert client.history(key="c-1", limit=2) == [more[2], more[1]]
+    assert seqs(client.replay(types="order.placed", after=0)) == [first.seq]
+
+
+def test_wrong_input_raises_where_it_is_called(client: Spine) -> None:
+    with pytest.raises(InvalidName):
+        client.publish("Order Placed")
+    with pytest.raises(InvalidName):
+        list(client.replay(types="!"))
+    with pytest.raises(TypeError):
+        Spine("redis://127.0.0.1", colour="red")
+
+
+def test_replay_of_more_than_is_read_ahead(client: Spine) -> None:
+    for _ in range(3):
+        client.publish_many([Draft("a.b", {"n": n}) for n in range(1_500)])
+    assert seqs(client.replay()) == list(range(1, 4_501))
+
+
+def test_a_reader_may_stop_half_way_and_reads_no_further(client: Spine) -> None:
+    client.publish_many([Draft("a.b") for _ in range(5_000)])
+    events = client.replay()
+    assert next(events).seq == 1
+    events.close()
+    assert not [t for t in tasks(client) if t.get_name() == "spine-blocking-read-ahead"]
+
+
+def tasks(client: Spine) -> set[asyncio.Task]:
+    background, _ = client._session()
+
+    async def all_tasks() -> set[asyncio.Task]:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return asyncio.all_tasks()
+
+    return background.run(all_tasks())
+
+
+def test_tail_yields_what_other_threads_publish(client: Spine) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        tail = client.tail(after=0)
+        sent = pool.submit(lambda: [client.publish("a.b", {"n": n}).seq for n in range(10)])
+        assert [next(tail).seq for _ in range(10)] == sent.result()
+        tail.close()
+
+
+def test_threads_share_one_client(client: Spine) -> None:
+    def publish(worker: int) -> list[int]:
+        return [client.publish("a.b", {"worker": worker, "n": n}, key=f"k-{worker}").seq for n in range(50)]
+
+    with ThreadPoolExecutor(20) as pool:
+        results = list(pool.map(publish, range(20)))
+    assert sorted(seq for result in results for seq in result) == list(range(1, 1_001))
+    assert all(result == sorted(result) for result in results)
+
+
+def test_a_callback_may_call_the_client(client: Spine) -> None:
+    answered: Queue[Event] = Queue()
+    subscription = client.subscribe(
+        "question", lambda event: answered.put(client.publish("answer", event.payload, context=event.context))
+    )
+    question = client.publish("question", {"n": 1}, context=Context(correlation="c"))
+    answer = answered.get(timeout=10)
+    assert (answer.seq, answer.payload) == (question.seq + 1, {"n": 1})
+    assert subscription.types == ("question",)
+    subscription.stop()
+    client.publish("question", {"n": 2})
+    assert [event.type for event in client.history()] == ["question", "answer", "question"]
+
+
+def test_a_failing_callback_is_counted_and_the_next_event_comes(client: Spine) -> None:
+    heard: Queue[int] = Queue()
+
+    def callback(event: Event) -> None:
+        heard.put(event.seq)
+        raise ValueError("no")
+
+    subscription = client.subscribe("a.b", callback)
+    client.publish_many([Draft("a.b"), Draft("a.b")])
+    assert [heard.get(timeout=10), heard.get(timeout=10)] == [1, 2]
+    subscription.stop()
+    assert subscription.errors >= 1
+
+
+def test_it_connects_with_the_first_call_and_not_again_once_closed(url: str, namespace: str) -> None:
+    client = Spine(url, namespace=namespace)
+    assert client.publish("a.b").seq == 1
+    client.close()
+    client.close()
+    with pytest.raises(SpineError, match="closed"):
+        client.publish("a.b")
+    with client:
+        assert client.publish("a.b").seq == 2
+    assert not [thread for thread in threading.enumerate() if thread.name == "spine-blocking"]
+
+
+def test_closing_ends_the_wait_of_other_threads(url: str, namespace: str) -> None:
+    client = Spine(url, namespace=namespace).open()
+    with ThreadPoolExecutor(1) as pool:
+        tail = client.tail(after=0)
+        client.publish("a.b")
+        assert next(tail).seq == 1
+        waiting = pool.submit(next, tail)
+        while not waiting.running():
+            pass
+        client.close()
+        with pytest.raises((Unavailable, SpineError)):
+            waiting.result(timeout=10)
+
+
+def test_no_server_is_told_by_the_call_that_needs_it() -> None:
+    client = Spine("redis://127.0.0.1:1", patience_s=0.05)
+    with pytest.raises(ServerUnreachable):
+        client.publish("a.b")
+    assert not [thread for thread in threading.enumerate() if thread.name == "spine-blocking"]
+
+
+def _in_child(client: Spine, begun: Iterator[Event], results) -> None:
+    sent = [client.publish("child", {"n": n}).seq for n in range(20)]
+    try:
+        list(begun)
+    except SpineError as error:
+        results.put((client._session()[1].drafts.producer, sent, str(error)))
+    client.close()
+
+
+@pytest.mark.parametrize("_", range(3))
+def test_a_fork_gets_a_client_of_its_own(client: Spine, _: int) -> None:
+    """Both processes publish at the same time: every event is stored once, and neither reads the other's replies."""
+    parent = client._session()[1].drafts.producer
+    client.publish_many([Draft("a.b") for _ in range(3)])
+    begun = client.tail(after=0)
+    next(begun)
+    fork = multiprocessing.get_context("fork")
+    results = fork.Queue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads, which is the point here
+        child = fork.Process(target=_in_child, args=(client, begun, results))
+        child.start()
+    mine = [client.publish("parent", {"n": n}).seq for n in range(20)]
+    producer, theirs, refused = results.get(timeout=20)
+    child.join(20)
+    assert child.exitcode == 0
+    assert producer != parent
+    assert "before a fork" in refused
+    assert sorted(mine + theirs) == list(range(4, 44))
+    assert seqs(client.replay(types="child")) == theirs
+    assert client.publish("parent").seq == 44
