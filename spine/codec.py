@@ -15,7 +15,7 @@ import msgspec
 from pydantic import BaseModel
 
 from spine.errors import DecodeError, InvalidContext, InvalidPayload, TooLarge, UnknownVersion
-from spine.events import Context, Event, from_ms
+from spine.events import Context, Event, Map, from_ms
 
 FORMAT = 1
 MAX_DEPTH = 32
@@ -23,7 +23,6 @@ DEFAULT_MAX_BYTES = 256 * 1024
 HARD_MAX_BYTES = 1024 * 1024
 
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes})
-_CONTAINERS = frozenset({dict, list})
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -34,9 +33,24 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     type: str
     key: str
     source: str
-    payload: dict[str, Any]
+    payload: Map
     context: Context
     type_version: int = 1
+
+
+def _loosened(struct: type[msgspec.Struct], **replaced: Any) -> type[msgspec.Struct]:
+    """Return `struct` with maps that may hold anything, to any depth."""
+    loose = {Map: dict[str, Any], Map | None: dict[str, Any] | None}
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for field in msgspec.structs.fields(struct):
+        kind = replaced.get(field.name) or next((to for of, to in loose.items() if of == field.type), field.type)
+        if field.required:
+            fields.append((field.name, kind))
+        elif field.default is not msgspec.NODEFAULT:
+            fields.append((field.name, kind, field.default))
+        else:
+            fields.append((field.name, kind, msgspec.field(default_factory=field.default_factory)))
+    return msgspec.defstruct(f"Loose{struct.__name__}", fields, array_like=True, frozen=True)
 
 
 class _FormatOnly(msgspec.Struct, array_like=True, gc=False):
@@ -47,11 +61,42 @@ def _no_extension(code: int, data: memoryview) -> Any:
     raise ValueError(f"extension type {code} is not part of the format")
 
 
+_LooseContext: Any = _loosened(Context)
+_LooseEnvelope: Any = _loosened(Envelope, context=_LooseContext)
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Envelope, ext_hook=_no_extension).decode
+_decode_loose = msgspec.msgpack.Decoder(_LooseEnvelope, ext_hook=_no_extension).decode
 _decode_format = msgspec.msgpack.Decoder(_FormatOnly).decode
 _decode_payload = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_no_extension).decode
-_decode_context = msgspec.msgpack.Decoder(Context, ext_hook=_no_extension).decode
+_decode_context = msgspec.msgpack.Decoder(_LooseContext, ext_hook=_no_extension).decode
+
+_REFUSALS = (OverflowError, UnicodeEncodeError, msgspec.MsgspecError, ValueError, TypeError, AttributeError)
+
+
+def seal(envelope: Envelope, limit: int = DEFAULT_MAX_BYTES) -> tuple[Envelope, bytes]:
+    """Return `envelope` exactly as a reader of the log will see it, and the bytes to store.
+
+    Nothing in the result is shared with what was given. Raises `InvalidPayload`, `InvalidContext` or `TooLarge`.
+    """
+    try:
+        body = _encode(envelope)
+        if len(body) > limit:
+            raise _too_large(envelope, body, limit)
+        seen = _decode(body)
+        if seen.payload == envelope.payload and seen.context == envelope.context:
+            return seen, zlib.crc32(body).to_bytes(4, "big") + body
+    except (*_REFUSALS, RecursionError) as error:
+        if isinstance(error, TooLarge):
+            raise
+    return _seal_carefully(envelope, limit)
+
+
+def _seal_carefully(envelope: Envelope, limit: int) -> tuple[Envelope, bytes]:
+    """For what is deep, holds tuples or bytes, or is to be refused by the name of its field."""
+    payload, context = normalise_payload(envelope.payload), check_context(envelope.context)
+    seen = msgspec.structs.replace(envelope, payload=payload, context=context)
+    return seen, encode(seen, limit)
 
 
 def normalise_payload(payload: Any) -> dict[str, Any]:
@@ -59,38 +104,48 @@ def normalise_payload(payload: Any) -> dict[str, Any]:
 
     Takes a mapping or a pydantic model. Raises `InvalidPayload` naming the field that cannot be stored.
     """
-    if isinstance(payload, BaseModel):
-        payload = payload.model_dump(mode="json")
-    if type(payload) is not dict:
-        try:
-            payload = dict(payload)
-        except (TypeError, ValueError):
-            raise InvalidPayload(
-                f"the payload must be a dict or a pydantic model, not {type(payload).__name__}. Nothing was stored."
-            ) from None
+    payload = as_dict(payload)
     _check_value(payload, "payload", 1)
     try:
         return _decode_payload(_encode(payload))
-    except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError, ValueError, TypeError) as error:
+    except _REFUSALS as error:
         raise InvalidPayload(f"the payload cannot be stored: {error}. Nothing was stored.") from error
 
 
-def check_context(context: Context) -> Context:
-    """Return `context` when it can be stored, else raise `InvalidContext`."""
+def as_dict(payload: Any) -> dict[str, Any]:
+    """Return `payload`, a mapping or a pydantic model, as a dict; what is in it is not looked at."""
+    if type(payload) is dict:
+        return payload
+    if isinstance(payload, BaseModel):
+        return payload.model_dump(mode="json")
     try:
-        _check_value(context.session, "context.session", 2)
-        _check_value(context.constraints, "context.constraints", 2)
-        if context.request is not None:
-            _check_value(context.request, "context.request", 2)
-        if context.deadline is not None and context.deadline.tzinfo is None:
-            raise InvalidContext("context.deadline must be an aware datetime. Nothing was stored.")
-        return _decode_context(_encode(context))
+        return dict(payload)
+    except (TypeError, ValueError):
+        raise InvalidPayload(
+            f"the payload must be a dict or a pydantic model, not {type(payload).__name__}. Nothing was stored."
+        ) from None
+
+
+def check_context(context: Context) -> Context:
+    """Return a copy of `context` as a reader of the log will see it, or raise `InvalidContext`."""
+    if not isinstance(context, Context):
+        raise InvalidContext(f"the context must be a Context, not {type(context).__name__}. Nothing was stored.")
+    if isinstance(context.deadline, datetime) and context.deadline.tzinfo is None:
+        raise InvalidContext("context.deadline must be an aware datetime. Nothing was stored.")
+    try:
+        _check_value(context.session, "context.session", 1)
+        _check_value(context.constraints, "context.constraints", 1)
+        _check_value(context.request, "context.request", 1)
+        loose = _decode_context(_encode(context))
     except InvalidPayload as error:
         raise InvalidContext(str(error)) from error
-    except (OverflowError, UnicodeEncodeError, msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, InvalidContext):
-            raise
+    except _REFUSALS as error:
         raise InvalidContext(f"the context cannot be stored: {error}. Nothing was stored.") from error
+    return _tightened(loose)
+
+
+def _tightened(loose: Any) -> Context:
+    return Context(**{name: getattr(loose, name) for name in Context.__struct_fields__})
 
 
 def _check_value(value: Any, path: str, depth: int) -> None:
@@ -98,7 +153,7 @@ def _check_value(value: Any, path: str, depth: int) -> None:
         raise InvalidPayload(f"{path} is nested deeper than {MAX_DEPTH} levels. Nothing was stored.")
     if isinstance(value, dict):
         for name, item in value.items():
-            if type(name) is not str:
+            if not isinstance(name, str):
                 raise InvalidPayload(f"{path}: the name {name!r} is not a string. Nothing was stored.")
             if type(item) not in _SCALARS:
                 _check_value(item, f"{path}.{name}", depth + 1)
@@ -117,11 +172,15 @@ def encode(envelope: Envelope, limit: int = DEFAULT_MAX_BYTES) -> bytes:
     """Return the bytes stored for `envelope`. Raises `TooLarge` beyond `limit` bytes."""
     body = _encode(envelope)
     if len(body) > limit:
-        raise TooLarge(
-            f"the event {envelope.type!r} has {len(body):,} bytes; the limit is {limit:,}. Store large content "
-            "elsewhere and publish a reference to it. Nothing was stored."
-        )
+        raise _too_large(envelope, body, limit)
     return zlib.crc32(body).to_bytes(4, "big") + body
+
+
+def _too_large(envelope: Envelope, body: bytes, limit: int) -> TooLarge:
+    return TooLarge(
+        f"the event {envelope.type!r} has {len(body):,} bytes; the limit is {limit:,}. Store large content "
+        "elsewhere and publish a reference to it. Nothing was stored."
+    )
 
 
 def decode(seq: int, topic: str, ts: datetime, raw: bytes, limit: int = HARD_MAX_BYTES) -> Event[Any]:
@@ -136,14 +195,10 @@ def decode(seq: int, topic: str, ts: datetime, raw: bytes, limit: int = HARD_MAX
         raise DecodeError(f"entry {seq} of {topic} has a wrong checksum: it is damaged or was not written by spine")
     try:
         envelope = _decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _undecodable(seq, topic, body, error) from error
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        envelope = _decode_carefully(seq, topic, body)
     if envelope.format != FORMAT:
         raise UnknownVersion(f"entry {seq} of {topic} has format {envelope.format}; this version reads {FORMAT}")
-    payload = envelope.payload
-    for value in payload.values():
-        if type(value) in _CONTAINERS and _deeper_than(value, MAX_DEPTH - 1):
-            raise DecodeError(f"entry {seq} of {topic} is nested deeper than {MAX_DEPTH} levels")
     return Event(
         seq=seq,
         id=envelope.id,
@@ -151,11 +206,26 @@ def decode(seq: int, topic: str, ts: datetime, raw: bytes, limit: int = HARD_MAX
         topic=topic,
         key=envelope.key,
         source=envelope.source,
-        payload=payload,
+        payload=envelope.payload,
         context=envelope.context,
         ts=ts,
         type_version=envelope.type_version,
     )
+
+
+def _decode_carefully(seq: int, topic: str, body: memoryview) -> Envelope:
+    """For what is deep or holds bytes, and what is not an event."""
+    try:
+        loose = _decode_loose(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _undecodable(seq, topic, body, error) from error
+    try:
+        for value in (loose.payload, loose.context.session, loose.context.constraints, loose.context.request):
+            _check_value(value, "a map", 1)
+    except InvalidPayload as error:
+        raise DecodeError(f"entry {seq} of {topic} holds what spine does not write: {error}") from error
+    fields = {name: getattr(loose, name) for name in Envelope.__struct_fields__}
+    return Envelope(**(fields | {"context": _tightened(loose.context)}))
 
 
 def _undecodable(seq: int, topic: str, body: memoryview, error: Exception) -> DecodeError:
@@ -166,13 +236,6 @@ def _undecodable(seq: int, topic: str, body: memoryview, error: Exception) -> De
     if found != FORMAT:
         return UnknownVersion(f"entry {seq} of {topic} has format {found}; this version reads {FORMAT}")
     return DecodeError(f"entry {seq} of {topic} cannot be read: {error}")
-
-
-def _deeper_than(value: Any, levels: int) -> bool:
-    if levels == 0:
-        return True
-    items = value.values() if type(value) is dict else value
-    return any(type(item) in _CONTAINERS and _deeper_than(item, levels - 1) for item in items)
 
 
 def decode_entry(topic: str, entry: list[Any], limit: int = HARD_MAX_BYTES) -> Event[Any]:

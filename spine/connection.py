@@ -2,7 +2,7 @@
 
 A client holds three connections: `Server.link` for reads and small scripts, `Server.writer` for appends and commits
 (a durable one may wait there without holding up the others) and `Server.listener` for the one blocking read.
-redis-py speaks the protocol; its own retries are off, because a blindly repeated write is stored twice.
+redis-py opens them; its own retries are off, because a blindly repeated write is stored twice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import re
 import secrets
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -31,13 +30,12 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
-    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as BlockingRetry
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 
 from spine.errors import (
     Misconfigured,
@@ -49,17 +47,17 @@ from spine.errors import (
     UnsupportedServer,
 )
 from spine.keys import Keys
+from spine.link import COMMAND_TIMEOUT_S, ClientClosed, Link
+from spine.link import Argument as Argument
 from spine.scripts import script
 
 logger = logging.getLogger("spine")
 
-Argument = str | bytes | int | float
 T = TypeVar("T")
 
 FORMAT = "1"
 DEFAULT_PARTITIONS = 8
 JUMP = 1_000_000
-COMMAND_TIMEOUT_S = 5.0
 PATIENCE_S = 10.0
 MINIMUM_VERSION = (6, 2)
 
@@ -78,7 +76,7 @@ class WrongGroup(SpineError):
 
 def redacted(url: str) -> str:
     """Return `url` without its password."""
-    return re.sub(r"(//[^/@]*:)[^@/]*@", r"\1***@", url)
+    return re.sub(r"(//[^/@]*:)[^@/]*@|([?&]password=)[^&#]*", lambda m: f"{m[1]}***@" if m[1] else f"{m[2]}***", url)
 
 
 def refused(error: RedisError) -> Exception:
@@ -106,103 +104,9 @@ def refused(error: RedisError) -> Exception:
 
 def is_passing(error: BaseException) -> bool:
     """Tell whether the same call may succeed in a moment: the server is away, loading, or failing over."""
-    cause = error.__cause__
-    return isinstance(error, ServerUnreachable) or isinstance(
-        cause, BusyLoadingError | ReadOnlyError | MasterDownError | TryAgainError
-    )
-
-
-class _Call(msgspec.Struct, gc=False):
-    future: asyncio.Future[list[Any]]
-    replies: int
-
-
-class Link:
-    """One connection with many calls in flight: they are sent as they come, and answered in order.
-
-    A caller that is cancelled disturbs no other; when the connection breaks, every call in flight raises
-    `ServerUnreachable` with ``stored=None``, and the next call connects again.
-    """
-
-    def __init__(self, name: str, connect: Callable[[], Awaitable[AbstractConnection]]) -> None:
-        self.name = name
-        self._connect = connect
-        self._connection: AbstractConnection | None = None
-        self._connecting = asyncio.Lock()
-        self._in_flight: deque[_Call] = deque()
-        self._reader: asyncio.Task[None] | None = None
-
-    async def call(self, *commands: tuple[Argument, ...], timeout: float | None = None) -> list[Any]:
-        """Send `commands` together and return their replies; an error reply stands in its place as an exception."""
-        connection = self._connection
-        if connection is None:
-            connection = await self._connected()
-        call = _Call(asyncio.get_running_loop().create_future(), len(commands))
-        self._in_flight.append(call)
-        try:
-            async with asyncio.timeout(timeout or COMMAND_TIMEOUT_S):
-                packed = [part for command in commands for part in connection.pack_command(*command)]
-                await connection.send_packed_command(packed, check_health=False)
-                return await call.future
-        except TimeoutError:
-            await self._broken(connection, "no answer in time")
-            raise ServerUnreachable(
-                f"the server did not answer within {timeout or COMMAND_TIMEOUT_S:g} s", stored=None
-            ) from None
-        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            await self._broken(connection, str(error))
-            raise ServerUnreachable(f"the connection to the server broke: {error}") from error
-
-    async def _connected(self) -> AbstractConnection:
-        async with self._connecting:
-            if self._connection is None:
-                connection = await self._connect()
-                self._connection = connection
-                self._reader = asyncio.create_task(self._read(connection), name=f"spine-link-{self.name}")
-            return self._connection
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        read = connection.read_response
-        try:
-            while True:
-                replies: list[Any] = []
-                wanted = 1
-                while len(replies) < wanted:
-                    try:
-                        replies.append(await read(disable_decoding=True, disconnect_on_error=False))
-                    except (ResponseError, BusyLoadingError, AuthenticationError) as error:
-                        replies.append(error)
-                    if self._in_flight:
-                        wanted = self._in_flight[0].replies
-                call = self._in_flight.popleft()
-                if not call.future.done():
-                    call.future.set_result(replies)
-        except (RedisError, OSError, IndexError, RuntimeError) as error:
-            await self._broken(connection, str(error) or type(error).__name__)
-
-    async def _broken(self, connection: AbstractConnection, why: str) -> None:
-        if self._connection is not connection:
-            return
-        self._connection = None
-        lost, self._in_flight = self._in_flight, deque()
-        for call in lost:
-            if not call.future.done():
-                error = ServerUnreachable(f"the connection to the server broke: {why}")
-                error.stored = None
-                call.future.set_exception(error)
-                call.future.exception()
-        reader, self._reader = self._reader, None
-        if reader is not None and reader is not asyncio.current_task():
-            reader.cancel()
-        await connection.disconnect(nowait=True)
-
-    async def close(self) -> None:
-        """Close the connection; calls in flight raise."""
-        reader = self._reader
-        if self._connection is not None:
-            await self._broken(self._connection, "the client was closed")
-        if reader is not None:
-            await asyncio.gather(reader, return_exceptions=True)
+    if isinstance(error, ServerUnreachable):
+        return not isinstance(error, ClientClosed)
+    return isinstance(error.__cause__, BusyLoadingError | ReadOnlyError | MasterDownError | TryAgainError)
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -373,7 +277,7 @@ class Server:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception(is_passing),
                 stop=stop_after_delay(self.patience_s if patience_s is None else patience_s),
-                wait=wait_exponential_jitter(initial=0.02, max=1.0, jitter=0.05),
+                wait=wait_exponential(multiplier=0.02, max=1.0) + wait_random(0, 0.05),
                 reraise=True,
             ):
                 with attempt:

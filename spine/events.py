@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel
 
 PayloadT = TypeVar("PayloadT")
 Payload = Mapping[str, Any] | BaseModel
+AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
+if TYPE_CHECKING:
+    Map = dict[str, Any]
+else:
+    # Spelled out a few levels deep, so that the decoder checks names and depth by itself; what is nested deeper is read
+    # another way (see `spine.codec`).
+    _Value = None | bool | int | float | str
+    for _ in range(4):
+        _Value = None | bool | int | float | str | list[_Value] | dict[str, _Value]
+    Map = dict[str, _Value]
 Durability = Literal["memory", "disk", "replicas"]
 
 
@@ -55,20 +65,22 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fal
         causation: seq of the event that caused this one.
         traceparent: W3C trace context.
         reply_to: where an answer goes; set by ``request``.
+        waiting: which agents wait on which keys for this request; set by ``request``.
     """
 
     correlation: str = ""
-    request: dict[str, Any] | None = None
+    request: Map | None = None
     session_id: str | None = None
-    session: dict[str, Any] = {}
+    session: Map = {}
     session_seq: int = 0
-    constraints: dict[str, Any] = {}
-    deadline: datetime | None = None
+    constraints: Map = {}
+    deadline: AwareTime | None = None
     priority: Priority = Priority.NORMAL
     path: tuple[str, ...] = ()
     causation: int | None = None
     traceparent: str | None = None
     reply_to: ReplyTo | None = None
+    waiting: tuple[str, ...] = ()
 
     def replace(self, **changes: Any) -> Context:
         """Return a copy with `changes`."""

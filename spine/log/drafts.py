@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from spine.codec import DEFAULT_MAX_BYTES, FORMAT, Envelope, check_context, encode, normalise_payload
+from spine.codec import DEFAULT_MAX_BYTES, FORMAT, Envelope, as_dict, check_context, seal
 from spine.connection import Argument
 from spine.events import Context, Draft, Event, Priority, from_ms
-from spine.keys import partition_of
+from spine.keys import Keys, partition_of
 from spine.names import check_agent_name, check_key, check_type
 
 
@@ -70,12 +70,14 @@ class Drafts:
     """Turns drafts into what is appended.
 
     Args:
+        keys: of the namespace.
         source: name of the agent or client that publishes.
         partitions: of the namespace.
         max_bytes: largest event accepted.
     """
 
-    def __init__(self, source: str, partitions: int, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(self, keys: Keys, source: str, partitions: int, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.keys = keys
         self.source = source
         self.partitions = partitions
         self.max_bytes = max_bytes
@@ -92,11 +94,15 @@ class Drafts:
         `inherited` is the context where the draft brings none.
         """
         check_type(draft.type)
-        context = check_context(draft.context) if draft.context is not None else inherited
+        context = draft.context
+        if context is None:
+            context = inherited or _EMPTY
+        elif type(context) is not Context:
+            check_context(context)
         return self.assemble(
             draft.type,
-            normalise_payload(draft.payload),
-            context or _EMPTY,
+            as_dict(draft.payload),
+            context,
             key=draft.key,
             priority=draft.priority,
             topic=draft.type if draft.to is None else f"@{check_agent_name(draft.to)}",
@@ -118,10 +124,12 @@ class Drafts:
         type_version: int = 1,
         event_id: str | None = None,
     ) -> Prepared:
-        """Return an event ready to append from parts that are already checked."""
+        """Return an event ready to append; its type and topic are names that were checked before."""
         event_id = event_id or self.new_id()
         lane = context.priority if priority is None else Priority(priority)
-        if not context.correlation:
+        if context is _EMPTY:
+            context = Context(correlation=event_id, priority=lane)
+        elif not context.correlation:
             context = context.replace(correlation=event_id, priority=lane)
         elif lane is not context.priority:
             context = context.replace(priority=lane)
@@ -131,13 +139,14 @@ class Drafts:
         if dedupe_key is not None:
             check_key(dedupe_key, "dedupe key")
         check_key(context.correlation, "correlation")
-        envelope = Envelope(FORMAT, event_id, event_type, key, source or self.source, payload, context, type_version)
+        given = Envelope(FORMAT, event_id, event_type, key, source or self.source, payload, context, type_version)
+        envelope, data = seal(given, self.max_bytes)
         return Prepared(
             envelope,
             topic or event_type,
-            int(lane),
+            int(envelope.context.priority),
             partition_of(key, self.partitions),
-            encode(envelope, self.max_bytes),
+            data,
             dedupe_key,
         )
 
