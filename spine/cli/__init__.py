@@ -1,0 +1,50 @@
+"""The ``spine`` command: one file a command, thin; what they do is in the library."""
+
+from __future__ import annotations
+
+import typer
+
+from spine.cli import namespace
+from spine.cli.doctor import doctor
+from spine.cli.publish import publish
+from spine.cli.read import history, replay, tail
+from spine.cli.trace import trace
+
+LOG = "The log"
+SERVER = "The server"
+
+app = typer.Typer(
+    name="spine",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"spine {version('event-spine')}")
+        raise typer.Exit
+
+
+@app.callback()
+def spine(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Many agents, one system: the event backbone on Redis Streams."""
+    from spine.cli.running import log_to_stderr
+
+    log_to_stderr()
+
+
+for command in (publish, tail, history, replay, trace):
+    app.command(rich_help_panel=LOG)(command)
+app.command(rich_help_panel=SERVER)(doctor)
+app.add_typer(namespace.app, name="namespace", rich_help_panel=SERVER)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,66 @@
+"""Running a command's coroutine: errors become messages and exit codes, Ctrl-C ends it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import typer
+
+from spine.cli.exits import DONE, INTERRUPTED, exit_code
+from spine.cli.output import fail, say
+from spine.errors import SpineError
+
+T = TypeVar("T")
+PATIENCE_S = 2.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def execute(command: Coroutine[Any, Any, T], *, interrupted: int = INTERRUPTED, fast: bool = False) -> T:
+    """Run `command` to its end and return its result.
+
+    An error of spine ends the program with its message on stderr and its exit code, Ctrl-C with `interrupted`, and a
+    reader of our stdout that has gone away with 0. `fast` runs it on uvloop where that is installed.
+    """
+    try:
+        with asyncio.Runner(loop_factory=_uvloop() if fast else None) as runner:
+            return runner.run(command)
+    except SpineError as error:
+        fail(_explained(error), exit_code(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(interrupted) from None
+    except BrokenPipeError:
+        # Whatever is still buffered would raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(DONE) from None
+
+
+def log_to_stderr(level: str = "warning", name: str = "") -> None:
+    """Show what the library reports; with times, and under `name`, where a command runs for long."""
+    if level == "warning" and not name:
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+        return
+    tag = f"[{name}] " if name else ""
+    logging.basicConfig(
+        level=level.upper(), format=f"%(asctime)s %(levelname)s {tag}%(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+
+
+def _explained(error: SpineError) -> str:
+    message = str(error)
+    if error.stored is None:
+        message += " Whether it was stored is not known."
+    return message
+
+
+def _uvloop() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        say("uvloop is not installed: running on the slower event loop")
+        return None
+    return uvloop.new_event_loop
