@@ -1,6 +1,8 @@
 """The event backbone that lets many agents work as one system, on Redis Streams."""
 
+from spine.agent import Agent, on
 from spine.client import Spine
+from spine.delivery.retry import Retry
 from spine.errors import (
     DecodeError,
     EmbeddedServerError,
@@ -31,15 +33,21 @@ from spine.errors import (
     UnsupportedServer,
 )
 from spine.events import Context, Draft, Durability, Event, Priority
+from spine.handling import Handling
 from spine.log.subscriptions import Subscription
+from spine.state import reduces
+from spine.timers import Scheduled
+from spine.worker import Worker, run
 
 __all__ = [
+    "Agent",
     "Context",
     "DecodeError",
     "Draft",
     "Durability",
     "EmbeddedServerError",
     "Event",
+    "Handling",
     "InvalidContext",
     "InvalidInput",
     "InvalidName",
@@ -56,6 +64,8 @@ __all__ = [
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
+    "Retry",
+    "Scheduled",
     "ServerRefused",
     "ServerUnreachable",
     "Spine",
@@ -68,4 +78,8 @@ __all__ = [
     "Unavailable",
     "UnknownVersion",
     "UnsupportedServer",
+    "Worker",
+    "on",
+    "reduces",
+    "run",
 ]

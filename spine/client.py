@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from msgspec import structs
+
 from spine.codec import DEFAULT_MAX_BYTES
 from spine.connection import PATIENCE_S, Server
+from spine.delivery.commits import Committer
 from spine.errors import InvalidInput
 from spine.events import Context, Draft, Durability, Event, Payload, Priority, to_ms
-from spine.log.drafts import Drafts
+from spine.keys import partition_of
+from spine.log.drafts import Drafts, Prepared
 from spine.log.feed import Feed
 from spine.log.listener import Listener
 from spine.log.publisher import Publisher
@@ -22,10 +26,14 @@ from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams
 from spine.log.subscriptions import EventCallback, Subscription
 from spine.names import check_key, check_name, check_pattern
+from spine.requests import Requests, new_request_id, stream_parts
+from spine.sessions import load_sessions, session_update
+from spine.timers import Scheduled, Timers, due_ms
 
 Moment = int | datetime
 Types = str | Iterable[str]
 DEFAULT_NAMESPACE = "default"
+DEFAULT_REQUEST_TIMEOUT_S = 30.0
 
 
 class Spine:
@@ -86,11 +94,15 @@ class Spine:
             await self.server.close()
             await self._leave_embedded()
             raise
-        self.drafts = Drafts(self.name, self.server.partitions, self._max_event_bytes)
+        self.drafts = Drafts(self.server.keys, self.name, self.server.partitions, self._max_event_bytes)
         self.streams = Streams(self.server)
         self.publisher = Publisher(self.server, self.streams, self.drafts.producer)
         self.reader = Reader(self.server, self.streams)
         self.listener = Listener(self.server, self.drafts.producer)
+        self.committer = Committer(self.server, self.streams, f"{self.drafts.producer}.c")
+        self.requests = Requests(self.server, self.listener, self.drafts.producer)
+        self.timers = Timers(self.server, self.committer, self.listener, self.drafts)
+        await self.timers.start()
         self._subscriptions: list[Subscription] = []
         return self
 
@@ -99,6 +111,8 @@ class Spine:
         for subscription in self._subscriptions:
             await subscription.stop()
         await self.publisher.drain()
+        await self.timers.close()
+        await self.committer.drain()
         await self.listener.close()
         await self.server.close()
         await self._leave_embedded()
@@ -144,6 +158,97 @@ class Spine:
             return []
         prepared = [self.drafts.prepare(draft) for draft in drafts]
         return await self.publisher.append(prepared, durability or self.durability)
+
+    async def schedule(
+        self,
+        type: str,
+        payload: Payload | None = None,
+        *,
+        key: str | None = None,
+        context: Context | None = None,
+        priority: Priority | None = None,
+        to: str | None = None,
+        delay: timedelta | float | None = None,
+        at: datetime | None = None,
+    ) -> Scheduled:
+        """Publish an event later, after `delay` (timedelta or seconds) or at a time; it gets its seq when it is due.
+
+        It is on time while any client or worker of the namespace lives, and late, but not lost, when none does.
+        """
+        draft = Draft(type, payload if payload is not None else {}, key, context, priority, to)
+        return await self.timers.schedule(self.drafts.prepare(draft), due_ms(self.server.now_ms(), delay, at))
+
+    async def unschedule(self, scheduled_id: str) -> bool:
+        """Cancel a scheduled event by its id; return whether it was still to come."""
+        return await self.timers.cancel(scheduled_id)
+
+    async def request(
+        self,
+        type: str,
+        payload: Payload | None = None,
+        *,
+        timeout: float = DEFAULT_REQUEST_TIMEOUT_S,
+        key: str | None = None,
+        context: Context | None = None,
+        priority: Priority | None = None,
+        to: str | None = None,
+        request_id: str | None = None,
+    ) -> Event[Any]:
+        """Publish a request and return the answer, an event as well.
+
+        After `timeout` seconds nothing handles or answers it any more. With a `request_id` of your own (32 hex
+        digits, kept secret) `reply_to` reads the answer later, until its time to live ends.
+
+        Raises `NoHandler`, `RequestTimeout`, `RequestFailed`, or what `publish` raises.
+        """
+        draft = Draft(type, payload if payload is not None else {}, key, context, priority, to)
+        prepared = self._prepare_request(draft, request_id or new_request_id(), timeout)
+        return await self.requests.send(self._append_request, prepared, timeout_s=timeout)
+
+    async def request_stream(
+        self,
+        type: str,
+        payload: Payload | None = None,
+        *,
+        timeout: float = DEFAULT_REQUEST_TIMEOUT_S,
+        key: str | None = None,
+        context: Context | None = None,
+        priority: Priority | None = None,
+        to: str | None = None,
+    ) -> AsyncGenerator[Event[Any], None]:
+        """Publish a request and yield the parts of the answer as they come (type ``….part``), the final one last."""
+        draft = Draft(type, payload if payload is not None else {}, key, context, priority, to)
+        prepared = self._prepare_request(draft, new_request_id(), timeout)
+        parts: asyncio.Queue[Event[Any]] = asyncio.Queue()
+        sending = asyncio.create_task(
+            self.requests.send(self._append_request, prepared, timeout_s=timeout, parts=parts), name="spine-request"
+        )
+        async with aclosing(stream_parts(sending, parts)) as answers:
+            async for event in answers:
+                yield event
+
+    async def read_reply(self, request_id: str, *, key: str) -> Event[Any] | None:
+        """Return the answer to an earlier request of this id and key, ``None`` when there is none (any more)."""
+        return await self.requests.read_reply(request_id, partition_of(check_key(key), self.server.partitions))
+
+    def _prepare_request(self, draft: Draft, request_id: str, timeout: float) -> Prepared:
+        first = self.drafts.prepare(draft)
+        context = self.requests.context(first.envelope.context, request_id, first.partition, timeout)
+        return self.drafts.prepare(structs.replace(draft, key=first.envelope.key, context=context))
+
+    async def _append_request(self, prepared: Prepared) -> Event[Any]:
+        return (await self.publisher.append([prepared], self.durability))[0]
+
+    async def session(self, session_id: str) -> dict[str, Any]:
+        """Return the state of a session."""
+        found = await load_sessions(self.server, [check_key(session_id, "session id")])
+        return found[session_id].values
+
+    async def update_session(self, session_id: str, changes: Mapping[str, Any]) -> Event[Any]:
+        """Change fields of a session (``None`` removes one); return the event that says so."""
+        context = Context(session_id=check_key(session_id, "session id"))
+        prepared, writes = session_update(self.drafts, session_id, changes, context)
+        return (await self.publisher.append([prepared], self.durability, writes))[0]
 
     async def replay(
         self,

@@ -32,6 +32,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
         attempt: number of this attempt to handle it, from 1.
         redriven: it comes back from the dead letters.
         suspect: a worker died while it was in hand.
+        interrupted: a run of it was cancelled without counting as an attempt.
         taken_at: when it came to hand (monotonic seconds).
     """
 
@@ -46,6 +47,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     attempt: int = 1
     redriven: bool = False
     suspect: bool = False
+    interrupted: bool = False
     taken_at: float = 0.0
 
     @property
@@ -73,14 +75,6 @@ class Hand:
         self._ready: list[list[tuple[int, str, Taken]]] = [[] for _ in LANES]
         self._beyond: dict[int, list[tuple[int, int, str, Taken]]] = {}
         self._bounds: dict[int, list[int]] = {}
-
-    def __contains__(self, reference: tuple[int, int]) -> bool:
-        """Tell whether an event (partition, seq) is in hand; slow, for recovery only."""
-        return any(
-            (taken.partition, taken.event.seq) == reference
-            for queue in self._keys.values()
-            for taken in (*(item[2] for item in queue.waiting), *((queue.running,) if queue.running else ()))
-        )
 
     def add(self, taken: Taken) -> None:
         """Take an event into hand."""
@@ -159,16 +153,19 @@ class Hand:
             self._go_on(order_key, queue)
         return [item[2] for item in out]
 
-    def drop_partition(self, partition: int) -> None:
-        """Forget what waits in a partition; what runs stays until it is finished."""
+    def drop_partition(self, partition: int) -> list[Taken]:
+        """Forget and return what waits in a partition; what runs stays until it is finished."""
+        dropped: list[Taken] = []
         for order_key, queue in list(self._keys.items()):
             kept = [item for item in queue.waiting if item[2].partition != partition]
+            dropped += (item[2] for item in queue.waiting if item[2].partition == partition)
             self.size -= len(queue.waiting) - len(kept)
             queue.waiting = kept
             if not kept and queue.running is None:
                 del self._keys[order_key]
         self._beyond.pop(partition, None)
         self._bounds.pop(partition, None)
+        return dropped
 
     def running(self, partition: int | None = None) -> list[Taken]:
         """Return what runs now (in one partition)."""

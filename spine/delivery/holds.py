@@ -23,6 +23,7 @@ class Hold(msgspec.Struct, omit_defaults=True):
         attempts: seq → failed attempts.
         redriven: seqs that came back from the dead letters.
         error: the last error, for people.
+        version: of the agent, where a reducer of it raised.
     """
 
     until_ms: int = 0
@@ -30,6 +31,7 @@ class Hold(msgspec.Struct, omit_defaults=True):
     attempts: dict[int, int] = {}
     redriven: list[int] = []
     error: str = ""
+    version: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode

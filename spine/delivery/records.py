@@ -60,6 +60,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         worker: the last worker.
         ts_ms: when it was given up, by the server's clock.
         parked: its key is held until it is redriven or discarded.
+        entry_id: id of an entry that is no event of ours; it cannot be redriven.
     """
 
     agent: str
@@ -77,10 +78,16 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     ts_ms: int
     parked: bool = False
+    entry_id: str = ""
+
+    @property
+    def field(self) -> str:
+        """What it goes by among the dead letters: its seq, or for a damaged entry its id and stream."""
+        return f"{self.entry_id}@{self.partition}.{self.stream}" if self.entry_id else str(self.seq)
 
     def write(self, keys: Keys) -> Write:
         """Return the write that keeps this letter."""
-        return Write("HSET", keys.dead(self.agent), "hash", (self.seq, _encode(self)))
+        return Write("HSET", keys.dead(self.agent), "hash", (self.field, _encode(self)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values."""

@@ -24,7 +24,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     attempts: int = 5
-    wait: wait_base = wait_exponential_jitter(initial=0.1, max=30.0, jitter=0.1)
+    wait: wait_base = wait_exponential_jitter(multiplier=0.1, max=30.0, jitter=0.1)
     on: tuple[type[BaseException], ...] = (Exception,)
     kills: int = 3
 

@@ -168,7 +168,7 @@ local function run_op(op, events, first, ts)
   elseif op[1] == 'answer' then
     local data = events[op[4]][4]
     local inbox, ttl = KEYS[tonumber(values[1])], values[4]
-    redis.call('XADD', key, seq .. '-0', ts, data)
+    redis.call('XADD', key, '*', 'seq', seq, 'ts', ts, 'data', data, 'final', values[3])
     redis.call('PEXPIRE', key, ttl)
     redis.call('XADD', inbox, 'MAXLEN', '~', '10000', '*', 'answer', values[2], 'seq', seq, 'ts', ts, 'data', data,
       'final', values[3])

@@ -1,0 +1,194 @@
+"""Taking: what one worker reads of one partition, in which order, and up to where everything has been read."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from spine.connection import Argument, Server
+from spine.delivery.leases import Lease
+from spine.errors import LeaseLost
+from spine.log.listener import KEPT
+from spine.log.streams import LANES, Stream, Streams
+
+RECOVERY_PAGE = 500
+
+
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """Entries taken from one stream.
+
+    Attributes:
+        stream: which stream.
+        key: its Redis key.
+        entries: as the server gives them.
+        recheck: entries up to this seq may have been handled already: the done records tell.
+    """
+
+    stream: Stream
+    key: str
+    entries: list[Any]
+    recheck: int
+
+
+class Partition:
+    """One partition that this worker holds for an agent.
+
+    Attributes:
+        lease: the right to it.
+        draining: it is being handed over: nothing more is taken.
+    """
+
+    def __init__(self, server: Server, streams: Streams, lease: Lease, start: int) -> None:
+        self._server = server
+        self._streams = streams
+        self._start = start
+        self._bell = server.keys.bell(lease.partition)
+        self._heard = "0-0"
+        self._subscribed: dict[int, Stream] = {}
+        self._position: dict[int, int] = {}
+        self._recheck: dict[int, int] = {}
+        self._read_at: dict[int, float] = {}
+        self.lease = lease
+        self.draining = False
+        self.unknown = False
+        self.head = 0
+
+    @property
+    def number(self) -> int:
+        """Number of the partition."""
+        return self.lease.partition
+
+    @property
+    def has_news(self) -> bool:
+        """Tell whether a stream may hold entries that were not taken."""
+        return bool(self._position)
+
+    def subscribe(self, streams: list[Stream]) -> None:
+        """Say which streams to read; new ones are looked at from their beginning."""
+        for stream in streams:
+            if stream.number not in self._subscribed:
+                self._subscribed[stream.number] = stream
+                self._position.setdefault(stream.number, 0)
+        self.unknown = False
+
+    def look_everywhere(self) -> None:
+        """Rings may have been missed: look at every stream again."""
+        seen = _seq(self._heard)
+        for number in self._subscribed:
+            self._position.setdefault(number, seen)
+        self.unknown = True
+
+    def hear(self, rings: list[Any]) -> None:
+        """Note which streams were touched."""
+        for ring_id, fields in rings:
+            if _id(ring_id) <= _id(self._heard.encode()):
+                continue
+            for raw in fields[1].split(b","):
+                number = int(raw)
+                if number in self._subscribed:
+                    self._position.setdefault(number, _seq(self._heard))
+                elif int(fields[0]) > len(self._streams):
+                    self.unknown = True
+
+    def bounds(self) -> list[int]:
+        """Return for each lane up to which seq every stream of it and of more urgent ones has been read."""
+        bounds = [self.head] * len(LANES)
+        for number, position in self._position.items():
+            for lane in range(self._subscribed[number].lane, len(LANES)):
+                bounds[lane] = min(bounds[lane], position)
+        return bounds
+
+    async def take(self, group: str, budget: int, *, stalled: bool, ageing_s: float) -> list[Read]:
+        """Take up to `budget` entries, urgent ones first. Raises `LeaseLost`.
+
+        `stalled` says that nothing in hand may run before more is read: the stream furthest behind is then read even
+        beyond the budget.
+        """
+        numbers = sorted(self._position, key=lambda number: (self._subscribed[number].lane, self._position[number]))
+        furthest = min(self._position.values(), default=0)
+        now = time.monotonic()
+        args: list[Argument] = []
+        left = [sum(1 for number in numbers if self._subscribed[number].lane == lane) for lane in LANES]
+        for number in numbers:
+            lane = self._subscribed[number].lane
+            aged = now - self._read_at.setdefault(number, now) > ageing_s
+            must = aged or (stalled and self._position[number] == furthest)
+            args += (left[lane], 1 if must else 0, ">")
+            left[lane] -= 1
+        answers = await self._call(group, numbers, budget, args)
+        reads = []
+        for number, (created, asked, entries) in zip(numbers, answers, strict=True):
+            if not asked:
+                continue
+            self._read_at[number] = now
+            if created:
+                self._recheck[number] = self.head
+            if entries:
+                reads.append(self._read(number, entries))
+            if len(entries or ()) < asked:
+                del self._position[number]
+                self._read_at.pop(number, None)
+            else:
+                self._position[number] = _seq(entries[-1][0].decode())
+        self._hear_newest_first(self._rings)
+        return reads
+
+    async def recover(self, group: str) -> list[Read]:
+        """Return what is pending: taken by an earlier holder or in a call whose reply was lost."""
+        reads = []
+        for number in list(self._subscribed):
+            after = "0"
+            while True:
+                ((_, _, entries),) = await self._call(group, [number], RECOVERY_PAGE, [1, 0, after])
+                if not entries:
+                    break
+                after = entries[-1][0].decode()
+                reads.append(self._read(number, entries))
+        return reads
+
+    def _read(self, number: int, entries: list[Any]) -> Read:
+        stream = self._subscribed[number]
+        return Read(stream, self._streams.key(self.number, stream), entries, self._recheck.get(number, 0))
+
+    async def _call(self, group: str, numbers: list[int], budget: int, args: list[Argument]) -> list[Any]:
+        keys = [self._streams.key(self.number, self._subscribed[number]) for number in numbers]
+        head: list[Argument] = [
+            self.lease.generation,
+            group,
+            f"p{self.number}",
+            f"{self._start}-0",
+            self._heard,
+            budget,
+        ]
+        replies = await self._server.evaluate(
+            self._server.link,
+            "take",
+            [self.lease.key, self._server.keys.seq, self._bell, *keys],
+            [*head, *args],
+        )
+        if replies[0] == 0:
+            raise LeaseLost(f"partition {self.number} of {group} has another holder")
+        counter, now_ms, self._rings, answers = replies[0]
+        self.head = int(counter)
+        self._server.note_time(int(now_ms))
+        return list(answers)
+
+    def _hear_newest_first(self, rings: list[Any]) -> None:
+        if not rings:
+            return
+        if len(rings) >= KEPT:
+            self.look_everywhere()
+        else:
+            self.hear(rings)
+        self._heard = rings[0][0].decode()
+
+
+def _seq(entry_id: str) -> int:
+    return int(entry_id.partition("-")[0])
+
+
+def _id(entry_id: bytes) -> tuple[int, int]:
+    left, _, right = entry_id.partition(b"-")
+    return int(left), int(right or 0)

@@ -1,0 +1,314 @@
+"""`Handling`: what a handler may do. Its outputs are collected and stored by the commit, all or nothing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+from pydantic import BaseModel
+
+from spine.codec import normalise_payload
+from spine.connection import Server
+from spine.delivery.hand import Taken
+from spine.errors import InvalidInput
+from spine.events import Context, Draft, Event, Payload, Priority, from_ms
+from spine.log.drafts import Drafts, Prepared, Write
+from spine.requests import Requests, answer, part, seconds_until, stable_request_id, waiting_name
+from spine.sessions import Session, SessionState, session_update
+from spine.steps import Steps
+from spine.timers import Scheduled, due_ms, schedule_writes
+
+if TYPE_CHECKING:
+    from spine.client import Spine
+
+DEFAULT_REQUEST_TIMEOUT_S = 30.0
+
+
+class Done:
+    """What the collecting methods return: it is done already, and may be awaited or not."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+DONE = Done()
+
+
+class Host(Protocol):
+    """What a handling needs of the worker that runs it."""
+
+    name: str
+    worker: str
+    server: Server
+    drafts: Drafts
+    requests: Requests
+    spine: Spine
+
+    async def append_now(self, prepared: Prepared, dedupe: bool) -> Event[Any]:
+        """Store an event at once, not with the commit."""
+
+    async def write_now(self, taken: Taken, writes: tuple[Write, ...]) -> None:
+        """Write at once, if the lease still holds."""
+
+    def waits(self) -> AbstractAsyncContextManager[None]:
+        """Give up the concurrency slot while the handler waits for others."""
+
+    async def state_at(self, key: str, seq: int) -> Any:
+        """Return the state of a key at a seq."""
+
+
+class Handling:
+    """The handling of one event by one agent.
+
+    Attributes:
+        event: the event.
+        context: its context; its session is the newest unless the handler asked for ``stale="handle"``.
+        state: the agent's state of the event's key, the event folded in; read only.
+        session: the session, read like a dict and changed with ``session.update(...)``.
+        attempt: number of this attempt, from 1.
+        redriven: the event comes back from the dead letters.
+        moved_on: the session was changed since the event was written.
+        agent: name of the agent.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        taken: Taken,
+        event: Event[Any],
+        state: BaseModel | None,
+        session: SessionState,
+        *,
+        refresh: bool,
+    ) -> None:
+        self._host = host
+        self._taken = taken
+        self.event = event
+        self.state: Any = state
+        self.attempt = taken.attempt
+        self.redriven = taken.redriven
+        self.agent = host.name
+        self.moved_on = session.seq > event.context.session_seq and session.cause != (event.context.causation or -1)
+        if not refresh or not session.seq:
+            session = SessionState(event.context.session, event.context.session_seq)
+        self.session = Session(session, self._change_session)
+        self.context = event.context
+        if refresh and self.moved_on:
+            self.context = event.context.replace(session=session.values, session_seq=session.seq)
+        self.events: list[Prepared] = []
+        self.writes: list[Write] = []
+        self.steps = Steps(host.server, host.name, taken)
+        self.replied = False
+        self._child: Context | None = None
+        self._calls: dict[str, int] = {}
+        self._parts = 0
+
+    @property
+    def spine(self) -> Spine:
+        """The client, for reading; what it publishes is stored at once, outside of the commit."""
+        return self._host.spine
+
+    @property
+    def child_context(self) -> Context:
+        """The context that what is published here inherits."""
+        if self._child is None:
+            event = self._taken.event
+            context = self.context
+            self._child = context.replace(
+                causation=event.seq,
+                path=(*context.path, self.agent),
+                priority=Priority(self._taken.lane),
+                request=context.request or {"seq": event.seq, "type": event.type, "payload": event.payload},
+                reply_to=None,
+                waiting=(),
+            )
+        return self._child
+
+    def publish(
+        self,
+        type: str,
+        payload: Payload | None = None,
+        *,
+        key: str | None = None,
+        context: Context | None = None,
+        priority: Priority | None = None,
+        to: str | None = None,
+        dedupe_key: str | None = None,
+    ) -> Done:
+        """Publish an event with the commit. It inherits context and key of the handled event. May be awaited."""
+        if dedupe_key is not None:
+            raise InvalidInput("a handler's events are stored exactly once by its commit: leave dedupe_key out")
+        draft = Draft(type, payload if payload is not None else {}, key, context, priority, to)
+        self.collect(draft)
+        return DONE
+
+    def collect(self, draft: Draft, inherited: Context | None = None) -> Prepared:
+        """Add `draft` to what the commit stores."""
+        prepared = self._prepare(draft, inherited or self.child_context)
+        self.events.append(prepared)
+        return prepared
+
+    def handoff(self, agent: str, payload: Payload | None = None, *, type: str | None = None, reason: str = "") -> Done:
+        """Hand the work over to the inbox of `agent`, with the whole context, the path so far, and who waits.
+
+        The event keeps its type where none is given, and its payload too.
+        """
+        from spine.coordination.handoff import hand_off
+
+        hand_off(self, agent, payload, type=type, reason=reason)
+        return DONE
+
+    def reply(self, payload: Payload | None = None) -> Done:
+        """Answer the request with the commit; does nothing when the event is no request."""
+        if self._taken.event.context.reply_to is None:
+            return DONE
+        if self.replied:
+            raise InvalidInput("the request is answered already; use ctx.stream(...) for parts")
+        self.replied = True
+        event_type = f"{self._taken.event.type}.reply"
+        prepared, write = answer(
+            self._host.drafts,
+            self._taken.event,
+            event_type,
+            normalise_payload(payload if payload is not None else {}),
+            self.child_context,
+            self.agent,
+        )
+        self.writes.append(write.shifted(len(self.events)))
+        self.events.append(prepared)
+        return DONE
+
+    async def stream(self, payload: Payload) -> None:
+        """Send one part of the answer at once (tokens, progress); the final part is the reply."""
+        if self._taken.event.context.reply_to is None:
+            return
+        self._parts += 1
+        writes = part(
+            self._host.drafts,
+            self._taken.event,
+            normalise_payload(payload),
+            self.attempt,
+            self._parts,
+            self._host.server.now_ms(),
+        )
+        await self._host.write_now(self._taken, writes)
+
+    def schedule(
+        self,
+        type: str,
+        payload: Payload | None = None,
+        *,
+        key: str | None = None,
+        delay: timedelta | float | None = None,
+        at: datetime | None = None,
+        priority: Priority | None = None,
+        to: str | None = None,
+    ) -> Scheduled:
+        """Schedule an event with the commit."""
+        due = due_ms(self._host.server.now_ms(), delay, at)
+        draft = Draft(type, payload if payload is not None else {}, key, None, priority, to)
+        prepared = self._prepare(draft, self.child_context)
+        self.writes += schedule_writes(self._host.drafts, prepared, due)
+        return Scheduled(prepared.envelope.id, from_ms(due), None)
+
+    async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return ``function(*args, **kwargs)`` (plain or async), recorded: a later attempt reads it instead.
+
+        For calls to the outside that cost money or must not be repeated. The result must be storable like a payload.
+        """
+        return await self.steps.run(self._unique(name), function, *args, **kwargs)
+
+    async def request(
+        self,
+        type: str,
+        payload: Payload | None = None,
+        *,
+        key: str | None = None,
+        to: str | None = None,
+        timeout: float = DEFAULT_REQUEST_TIMEOUT_S,
+        priority: Priority | None = None,
+    ) -> Event[Any]:
+        """Ask another agent and return its answer. Goes out at once; a retry after a crash finds the first answer.
+
+        The concurrency slot is given up meanwhile.
+        """
+        return await self.request_draft(
+            Draft(type, payload if payload is not None else {}, key, None, priority, to), timeout=timeout
+        )
+
+    async def request_draft(self, draft: Draft, *, timeout: float, call: str | None = None) -> Event[Any]:
+        """Send `draft` as a request; `call` names it among the calls of this handler (its type where left out)."""
+        event = self._taken.event
+        place = self._unique(call or f"request {draft.to or draft.type}")
+        request_id = stable_request_id(self._host.server.keys.namespace, event.seq, self.agent, place)
+        left = seconds_until(self.context.deadline, self._host.server.now_ms())
+        seconds = timeout if left is None else min(timeout, left)
+        prepared = self._prepare(draft, self.child_context)
+        known = (
+            await self._host.requests.read_reply(request_id, prepared.partition)
+            if self.attempt > 1 or (self._taken.suspect)
+            else None
+        )
+        if known is not None:
+            return known
+        waiting = (*self._taken.event.context.waiting, waiting_name(self.agent, event.key))
+        context = self._host.requests.context(
+            prepared.envelope.context.replace(waiting=waiting), request_id, prepared.partition, seconds
+        )
+        prepared = self._prepare(msgspec.structs.replace(draft, dedupe_key=request_id, context=context), None)
+        async with self._host.waits():
+            return await self._host.requests.send(
+                lambda ready: self._host.append_now(ready, True), prepared, timeout_s=seconds, waiting=waiting
+            )
+
+    def fan_out(self, type: str, items: Any, **options: Any) -> Awaitable[Any]:
+        """Ask many at once and gather the answers; see `spine.coordination.fanout`."""
+        from spine.coordination.fanout import fan_out
+
+        return fan_out(self, type, items, **options)
+
+    def fan_out_stream(self, type: str, items: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        """Ask many at once and yield the answers as they come; see `spine.coordination.fanout`."""
+        from spine.coordination.fanout import fan_out_stream
+
+        return fan_out_stream(self, type, items, **options)
+
+    async def state_at(self, seq: int) -> Any:
+        """Return the agent's state of this key at `seq`, folded from the log."""
+        return await self._host.state_at(self._taken.event.key, seq)
+
+    def now(self) -> datetime:
+        """Return the server's time."""
+        return from_ms(self._host.server.now_ms())
+
+    def _prepare(self, draft: Draft, inherited: Context | None) -> Prepared:
+        if draft.key is None and draft.context is None:
+            draft = msgspec.structs.replace(draft, key=self._taken.event.key)
+        return self._host.drafts.prepare(draft, inherited, source=self.agent)
+
+    def _change_session(self, changes: Mapping[str, Any]) -> Done:
+        event = self._taken.event
+        session_id = event.context.session_id or event.key
+        prepared, writes = session_update(self._host.drafts, session_id, changes, self.child_context, self.agent)
+        self.writes += (write.shifted(len(self.events)) for write in writes)
+        self.events.append(prepared)
+        values = {**self.child_context.session, **prepared.envelope.payload["changes"]}
+        values = {name: value for name, value in values.items() if value is not None}
+        self._child = self.child_context.replace(session=values, session_seq=self.session.seq, session_id=session_id)
+        return DONE
+
+    def _unique(self, name: str) -> str:
+        """Return `name` with its place among the calls of that name, the same in every attempt."""
+        count = self._calls[name] = self._calls.get(name, 0) + 1
+        return f"{name}/{count}"
+
+
+async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return ``function(*args, **kwargs)``, awaited if it is to be."""
+    result = function(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result

@@ -1,0 +1,272 @@
+"""Requests: an event whose answer comes back, on a reply stream of its own and through the client's one inbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from spine.codec import decode
+from spine.connection import Server
+from spine.errors import DecodeError, NoHandler, RequestCycle, RequestFailed, RequestTimeout
+from spine.events import Context, Event, ReplyTo, from_ms
+from spine.log.drafts import Drafts, Prepared, Write
+from spine.log.listener import Entries, Listener
+from spine.log.streams import REPLIES
+from spine.names import matcher
+
+logger = logging.getLogger("spine")
+
+REPLY_TTL_MS = 300_000
+FAILED = "spine.request.failed"
+
+
+class _Waiter(msgspec.Struct, eq=False):
+    """Somebody waits for the answer to one request; `parts` hears of each part, `final` of the last."""
+
+    final: asyncio.Future[Event[Any]]
+    parts: asyncio.Queue[Event[Any]] | None = None
+
+
+def new_request_id() -> str:
+    """Return 128 random bits in hex."""
+    return secrets.token_hex(16)
+
+
+class Requests:
+    """Sends requests for one client and hands the answers to those who wait."""
+
+    def __init__(self, server: Server, listener: Listener, client: str) -> None:
+        self._server = server
+        self._listener = listener
+        self._client = client
+        self._waiting: dict[str, _Waiter] = {}
+        self._inbox_watched: asyncio.Task[Any] | None = None
+        self._handlers: dict[str, list[str]] = {}
+        self._ids = secrets.token_hex
+
+    def context(self, context: Context, request_id: str, partition: int, timeout_s: float) -> Context:
+        """Return `context` for a request: where the answer goes, and the earlier of the two deadlines."""
+        deadline = from_ms(self._server.now_ms()) + timedelta(seconds=timeout_s)
+        if context.deadline is not None:
+            deadline = min(deadline, context.deadline)
+        return context.replace(reply_to=ReplyTo(request_id, self._client, partition), deadline=deadline)
+
+    async def send(
+        self,
+        append: Callable[[Prepared], Awaitable[Event[Any]]],
+        prepared: Prepared,
+        *,
+        timeout_s: float,
+        parts: asyncio.Queue[Event[Any]] | None = None,
+        waiting: tuple[str, ...] = (),
+    ) -> Event[Any]:
+        """Store a request by `append` and return its answer.
+
+        `waiting` names the (agent, key) that already wait in this chain, to find cycles. Raises `NoHandler`,
+        `RequestCycle`, `RequestTimeout` or `RequestFailed`.
+        """
+        reply_to = prepared.envelope.context.reply_to
+        assert reply_to is not None
+        await self._check_handlers(prepared, waiting)
+        await self._watch_inbox()
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), parts)
+        self._waiting[reply_to.request] = waiter
+        try:
+            async with asyncio.timeout(timeout_s):
+                stored = await append(prepared)
+                if stored.id != prepared.envelope.id:
+                    await self._reattach(reply_to)
+                answer = await waiter.final
+        except TimeoutError:
+            raise RequestTimeout(
+                f"no answer to {prepared.envelope.type!r} within {timeout_s:g} s. The request is in the log and is not "
+                "handled after its deadline."
+            ) from None
+        finally:
+            self._waiting.pop(reply_to.request, None)
+        return answer
+
+    async def read_reply(self, request_id: str, partition: int) -> Event[Any] | None:
+        """Return the final answer to a request if there is one (until its TTL ends); for one who comes back."""
+        entries = await self._server.command("XRANGE", self._server.keys.reply(partition, request_id), "-", "+")
+        for _, fields in entries:
+            values = _fields(fields)
+            if values[b"final"] != b"0":
+                return _event(values)
+        return None
+
+    async def handlers_of(self, topic: str) -> list[str]:
+        """Return the agents that ever declared a handler for `topic`."""
+        found = self._known_handlers(topic)
+        if not found:
+            raw = await self._server.command("HGETALL", self._server.keys.handlers)
+            self._handlers = {raw[i].decode(): raw[i + 1].decode().split() for i in range(0, len(raw), 2)}
+            found = self._known_handlers(topic)
+        return found
+
+    def _known_handlers(self, topic: str) -> list[str]:
+        return sorted(
+            {
+                name
+                for pattern, names in self._handlers.items()
+                if pattern == topic or ("*" in pattern and not topic.startswith("@") and matcher(pattern)(topic))
+                for name in names
+            }
+        )
+
+    async def _check_handlers(self, prepared: Prepared, waiting: tuple[str, ...]) -> None:
+        agents = await self.handlers_of(prepared.topic)
+        if not agents:
+            raise NoHandler(
+                f"no agent ever declared a handler for {prepared.topic!r}: nobody would answer. Nothing was stored. "
+                "Start the agent once, or check the type."
+            )
+        cycle = [name for name in agents if waiting_name(name, prepared.envelope.key) in waiting]
+        if cycle and len(cycle) == len(agents):
+            raise RequestCycle(
+                f"{', '.join(cycle)} waits for an answer about key {prepared.envelope.key!r} already and could never "
+                f"answer {prepared.envelope.type!r}. Nothing was stored."
+            )
+
+    async def _watch_inbox(self) -> None:
+        if self._inbox_watched is None:
+            self._inbox_watched = asyncio.ensure_future(
+                self._listener.watch(self._listener.inbox, self._hear, after="0-0")
+            )
+        await self._inbox_watched
+
+    def _hear(self, entries: Entries | None) -> None:
+        if entries is None:
+            return
+        for _, fields in entries:
+            values = _fields(fields)
+            request = values.get(b"answer")
+            waiter = self._waiting.get(request.decode()) if request else None
+            if waiter is not None:
+                _give(waiter, values)
+
+    async def _reattach(self, reply_to: ReplyTo) -> None:
+        """The request was sent before, by one who died: listen to its reply stream, which rings nobody here."""
+        key = self._server.keys.reply(reply_to.partition, reply_to.request)
+
+        def hear(entries: Entries | None) -> None:
+            waiter = self._waiting.get(reply_to.request)
+            for _, fields in entries or ():
+                if waiter is not None:
+                    _give(waiter, _fields(fields))
+
+        waiter = self._waiting[reply_to.request]
+        watch = await self._listener.watch(key, hear, after="0-0")
+        waiter.final.add_done_callback(lambda _: self._listener.unwatch(watch))
+
+
+async def stream_parts(
+    sending: asyncio.Task[Event[Any]], parts: asyncio.Queue[Event[Any]]
+) -> AsyncGenerator[Event[Any], None]:
+    """Yield the parts of an answer as they come, its final part last."""
+    try:
+        while not sending.done() or not parts.empty():
+            getting = asyncio.ensure_future(parts.get())
+            await asyncio.wait({getting, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                yield getting.result()
+            else:
+                getting.cancel()
+        yield sending.result()
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+def waiting_name(agent: str, key: str) -> str:
+    """Return how a chain of requests notes that `agent` waits on `key`."""
+    return f"{agent}\n{key}"
+
+
+def answer(
+    drafts: Drafts, request: Event[Any], event_type: str, payload: dict[str, Any], context: Context, source: str
+) -> tuple[Prepared, Write]:
+    """Return the event and the write that answer `request`; the write's `seq_of` is 1 (see `Write.shifted`)."""
+    reply_to = request.context.reply_to
+    assert reply_to is not None
+    prepared = drafts.assemble(
+        event_type, payload, context, key=request.key, topic=REPLIES, source=source, priority=request.context.priority
+    )
+    keys = drafts.keys
+    write = Write(
+        "answer",
+        keys.reply(reply_to.partition, reply_to.request),
+        "stream",
+        (reply_to.request, "1", REPLY_TTL_MS),
+        seq_of=1,
+        other_key=keys.inbox(reply_to.inbox),
+    )
+    return prepared, write
+
+
+def part(
+    drafts: Drafts, request: Event[Any], payload: dict[str, Any], attempt: int, number: int, now_ms: int
+) -> tuple[Write, ...]:
+    """Return the writes that deliver one part of an answer; its id ends in the attempt and its number."""
+    reply_to = request.context.reply_to
+    assert reply_to is not None
+    prepared = drafts.assemble(
+        f"{request.type}.part",
+        payload,
+        request.context.replace(reply_to=None, causation=request.seq),
+        key=request.key,
+        topic=REPLIES,
+        event_id=f"{request.id}/{attempt}/{number}",
+    )
+    fields = ("seq", request.seq, "ts", now_ms, "data", prepared.data, "final", "0")
+    reply, inbox = drafts.keys.reply(reply_to.partition, reply_to.request), drafts.keys.inbox(reply_to.inbox)
+    return (
+        Write("XADD", reply, "stream", ("*", *fields)),
+        Write("PEXPIRE", reply, "stream", (REPLY_TTL_MS,)),
+        Write("XADD", inbox, "stream", ("MAXLEN", "~", 10_000, "*", "answer", reply_to.request, *fields)),
+        Write("PEXPIRE", inbox, "stream", (REPLY_TTL_MS,)),
+    )
+
+
+def _fields(raw: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(raw[::2], raw[1::2], strict=True))
+
+
+def _event(values: dict[bytes, bytes]) -> Event[Any]:
+    return decode(int(values[b"seq"]), REPLIES, from_ms(int(values[b"ts"])), values[b"data"])
+
+
+def _give(waiter: _Waiter, values: dict[bytes, bytes]) -> None:
+    try:
+        event = _event(values)
+    except DecodeError as error:
+        logger.warning("an answer cannot be read: %s", error)
+        return
+    if values[b"final"] == b"0":
+        if waiter.parts is not None:
+            waiter.parts.put_nowait(event)
+    elif waiter.final.done():
+        return
+    elif event.type == FAILED:
+        waiter.final.set_exception(RequestFailed(f"{event.payload.get('error_type')}: {event.payload.get('error')}"))
+    else:
+        waiter.final.set_result(event)
+
+
+def stable_request_id(*parts: Any) -> str:
+    """Return an id that is the same for the same `parts` in every process, so that a retry finds its first request."""
+    import hashlib
+
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def seconds_until(deadline: datetime | None, now_ms: int) -> float | None:
+    """Return the seconds from `now_ms` to `deadline`."""
+    return None if deadline is None else max(0.0, deadline.timestamp() - now_ms / 1000)

@@ -1,0 +1,53 @@
+"""Steps: the recorded results of outside calls, kept from one attempt to the next and dropped by the commit."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from spine.codec import normalise_payload
+from spine.connection import Server
+from spine.delivery.hand import Taken
+from spine.log.drafts import Write
+
+STEP_TTL_MS = 7 * 24 * 3_600_000
+
+
+class Steps:
+    """The steps of the handling of one event."""
+
+    def __init__(self, server: Server, agent: str, taken: Taken) -> None:
+        self._server = server
+        self._key = server.keys.steps(agent, taken.partition, taken.event.seq)
+        self._first = taken.attempt == 1 and not taken.suspect and not taken.redriven and not taken.interrupted
+        self.used = not self._first
+
+    async def run(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the recorded result of step `name`, else call `function` and record what it returns."""
+        if not self._first or self.used:
+            recorded = await self._server.command("HGET", self._key, name)
+            if recorded is not None:
+                return _decode(recorded)
+        result = function(*args, **kwargs)
+        if inspect.isawaitable(result):
+            result = await result
+        raw, value = _encode(result)
+        self.used = True
+        await self._server.commands(("HSET", self._key, name, raw), ("PEXPIRE", self._key, STEP_TTL_MS))
+        return value
+
+    def drop(self) -> tuple[Write, ...]:
+        """Return the write that forgets every step."""
+        return (Write("DEL", self._key, "hash"),) if self.used else ()
+
+
+def _encode(result: Any) -> tuple[bytes, Any]:
+    value = normalise_payload({"result": result})["result"]
+    return msgspec.msgpack.encode(value), value
+
+
+def _decode(raw: bytes) -> Any:
+    return msgspec.msgpack.decode(raw)

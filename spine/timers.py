@@ -1,0 +1,179 @@
+"""Scheduled events: kept in a timetable, appended by any living client when they are due."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from spine.codec import Envelope
+from spine.connection import Server
+from spine.delivery.commits import Committer, Held, NoLongerPending
+from spine.errors import InvalidInput, SpineError
+from spine.events import Event, from_ms, to_ms
+from spine.log.drafts import Drafts, Prepared, Write
+from spine.log.listener import Entries, Listener
+
+logger = logging.getLogger("spine")
+
+LOOK_EVERY_S = 1.0
+DUE_AT_ONCE = 256
+
+
+class Scheduled:
+    """An event that is to be published later.
+
+    Attributes:
+        id: its id in the timetable, and the id of the event.
+        due: when, by the server's clock. The seq comes when it is due.
+    """
+
+    def __init__(self, id: str, due: datetime, timers: Timers | None) -> None:
+        self.id = id
+        self.due = due
+        self._timers = timers
+
+    def __repr__(self) -> str:
+        return f"Scheduled(id={self.id!r}, due={self.due.isoformat()})"
+
+    async def cancel(self) -> bool:
+        """Take it out of the timetable; return whether it was still there."""
+        if self._timers is None:
+            raise InvalidInput("this was scheduled within a handler and is stored by its commit: cancel it by its id")
+        return await self._timers.cancel(self.id)
+
+
+class _Stored(msgspec.Struct, array_like=True, gc=False):
+    """What the timetable keeps of an event: all that appending takes."""
+
+    topic: str
+    lane: int
+    partition: int
+    data: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+_decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
+
+
+def due_ms(now_ms: int, delay: timedelta | float | None, at: datetime | None) -> int:
+    """Return the due time in ms from either a delay (timedelta or seconds) or a time."""
+    if (delay is None) == (at is None):
+        raise InvalidInput("give either delay= or at=. Nothing was stored.")
+    if at is not None:
+        return to_ms(at)
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay or 0)
+    return now_ms + round(seconds * 1000)
+
+
+def schedule_writes(drafts: Drafts, prepared: Prepared, due: int) -> tuple[Write, ...]:
+    """Return the writes that put an event into the timetable."""
+    keys = drafts.keys
+    stored = _encode(_Stored(prepared.topic, prepared.lane, prepared.partition, prepared.data))
+    return (
+        Write("HSET", keys.scheduled, "hash", (prepared.envelope.id, stored)),
+        Write("ZADD", keys.due, "zset", (due, prepared.envelope.id)),
+        Write("XADD", keys.control, "stream", ("MAXLEN", "~", 100, "*", "due", due)),
+    )
+
+
+class Timers:
+    """The timetable of one namespace, as one client serves it.
+
+    Every client looks after it: at the time of the next due event, when a notice tells of an earlier one, and once a
+    second. Two that find the same event due append it once.
+    """
+
+    def __init__(self, server: Server, committer: Committer, listener: Listener, drafts: Drafts) -> None:
+        self._server = server
+        self._committer = committer
+        self._listener = listener
+        self._drafts = drafts
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin to append what is due."""
+        await self._listener.watch(self._server.keys.control, self._hear)
+        self._task = asyncio.create_task(self._run(), name="spine-timers")
+
+    async def close(self) -> None:
+        """Stop; others go on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def schedule(self, prepared: Prepared, due: int) -> Scheduled:
+        """Put an event into the timetable."""
+        await self._committer.commit(writes=schedule_writes(self._drafts, prepared, due))
+        self._changed.set()
+        return Scheduled(prepared.envelope.id, from_ms(due), self)
+
+    async def cancel(self, scheduled_id: str) -> bool:
+        """Take an event out of the timetable; return whether it was still there."""
+        keys = self._server.keys
+        try:
+            await self._committer.commit(
+                held=Held("due", keys.due, scheduled_id),
+                writes=(Write("HDEL", keys.scheduled, "hash", (scheduled_id,)),),
+            )
+        except NoLongerPending:
+            return False
+        return True
+
+    def _hear(self, entries: Entries | None) -> None:
+        if entries is None or any(fields[0] == b"due" for _, fields in entries):
+            self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            pause = LOOK_EVERY_S
+            try:
+                pause = min(pause, await self._append_due())
+            except (SpineError, RedisError, OSError) as error:
+                logger.debug("timetable: %s", error)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+
+    async def _append_due(self) -> float:
+        """Append what is due; return the seconds until the next."""
+        keys = self._server.keys
+        while True:
+            found = await self._server.command(
+                "ZRANGEBYSCORE", keys.due, "-inf", "+inf", "WITHSCORES", "LIMIT", 0, DUE_AT_ONCE
+            )
+            now = self._server.now_ms()
+            ready = [found[i] for i in range(0, len(found), 2) if float(found[i + 1]) <= now]
+            if ready:
+                raws = await self._server.command("HMGET", keys.scheduled, *ready)
+                await asyncio.gather(*(self._append(name.decode(), raw) for name, raw in zip(ready, raws, strict=True)))
+            if len(ready) < DUE_AT_ONCE:
+                waiting = found[2 * len(ready) + 1 :: 2]
+                return max(0.001, (float(waiting[0]) - now) / 1000) if waiting else LOOK_EVERY_S
+
+    async def _append(self, name: str, raw: bytes | None) -> list[Event[Any]]:
+        keys = self._server.keys
+        events: list[Prepared] = []
+        if raw is None:
+            logger.warning("scheduled event %s has no content and is dropped", name)
+        else:
+            stored = _decode(raw)
+            envelope = _decode_envelope(memoryview(stored.data)[4:])
+            events.append(Prepared(envelope, stored.topic, stored.lane, stored.partition, stored.data))
+        try:
+            return await self._committer.commit(
+                held=Held("due", keys.due, name),
+                events=events,
+                writes=(Write("HDEL", keys.scheduled, "hash", (name,)),),
+            )
+        except NoLongerPending:
+            return []

@@ -1,0 +1,281 @@
+"""One attempt to handle one event: what is checked before, how it may end, and what each end commits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from pydantic import BaseModel
+
+from spine.agent import HandlerSpec
+from spine.delivery.hand import Taken
+from spine.delivery.holds import FOREVER
+from spine.delivery.records import DeadLetter, Done, Outcome
+from spine.errors import LeaseLost, ReducerFailed, SpineError
+from spine.events import Event, Priority
+from spine.handling import Handling
+from spine.log.drafts import Prepared, Write
+from spine.requests import FAILED, answer
+from spine.sessions import SessionState
+
+if TYPE_CHECKING:
+    from spine.worker.agency import Agency
+
+logger = logging.getLogger("spine")
+
+Reason = Literal["expired", "cancelled", "lease", "preempted", "stop", "timeout"]
+TRACEBACK_CHARACTERS = 8_000
+
+
+class Running(msgspec.Struct, eq=False):
+    """A handler at work.
+
+    Attributes:
+        taken: its event.
+        task: the task that runs it.
+        preemptible: urgent work may take its slot.
+        reason: why it is being cancelled.
+    """
+
+    taken: Taken
+    task: asyncio.Task[Any]
+    preemptible: bool = False
+    reason: Reason | None = None
+
+    def cancel(self, reason: Reason) -> None:
+        """Cancel the handler at its next await."""
+        if self.reason is None:
+            self.reason = reason
+            self.task.cancel(reason)
+
+
+class HandlerTimeout(SpineError):
+    """The attempt took longer than the handler allows."""
+
+
+class Attempt:
+    """One attempt; `run` never raises, but for being cancelled from outside."""
+
+    def __init__(self, agency: Agency, taken: Taken) -> None:
+        self._agency = agency
+        self._taken = taken
+        self._event: Event[Any] = taken.event
+        self._spec: HandlerSpec | None = None
+        self._state_write: tuple[Write, ...] = ()
+        self._handling: Handling | None = None
+        self._started = time.monotonic()
+        self._started_ms = agency.server.now_ms()
+
+    async def run(self) -> None:
+        """Handle the event and hand the result to the committer."""
+        agency, taken, event = self._agency, self._taken, self._event
+        not_handled = self._not_handled()
+        if not_handled is not None:
+            self._end(not_handled)
+            return
+        try:
+            state = await self._fold()
+        except ReducerFailed as error:
+            self._park(error)
+            return
+        self._spec = agency.handler(event.type)
+        if self._spec is None:
+            self._end("folded")
+            return
+        if taken.suspect and not await self._survived(self._spec):
+            return
+        if not await agency.may_start(taken):
+            return
+        await self._handle(self._spec, state)
+
+    def _not_handled(self) -> Outcome | None:
+        deadline = self._event.context.deadline
+        if deadline is not None and deadline.timestamp() * 1000 <= self._started_ms:
+            return "expired"
+        if self._agency.is_cancelled(self._event):
+            return "cancelled"
+        return None
+
+    async def _fold(self) -> BaseModel | None:
+        states = self._agency.states
+        if not states.kept:
+            return None
+        before = states.folded_to(self._event.key)
+        cell = await states.cell(self._event, overtakes=self._agency.overtakes(self._taken))
+        if cell.seq != before:
+            self._state_write = (states.write(self._event.key, cell),)
+        return cell.state
+
+    async def _handle(self, spec: HandlerSpec, state: BaseModel | None) -> None:
+        agency, event = self._agency, self._event
+        session = agency.session(event)
+        handling = Handling(agency, self._taken, event, state, session, refresh=spec.stale != "handle")
+        self._handling = handling
+        if spec.stale == "drop" and handling.moved_on:
+            self._end("stale")
+            return
+        running = agency.start(self._taken, spec)
+        try:
+            await self._call(spec, handling, running)
+        except asyncio.CancelledError:
+            if running.reason is None or running.reason == "stop":
+                agency.interrupted(self._taken)
+                raise
+            running.task.uncancel()
+            self._cut_off(running.reason)
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._end("done", handling)
+        finally:
+            agency.stopped(running)
+
+    async def _call(self, spec: HandlerSpec, handling: Handling, running: Running) -> None:
+        event = self._event
+        if spec.model is not None:
+            event = event.with_payload(spec.model.model_validate(event.payload))
+            handling.event = event
+        timers = self._timers(spec, running)
+        try:
+            if spec.is_async:
+                await self._agency.call(spec, event, handling)
+            else:
+                await asyncio.to_thread(self._agency.call, spec, event, handling)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def _timers(self, spec: HandlerSpec, running: Running) -> list[asyncio.TimerHandle]:
+        deadline = self._event.context.deadline
+        if deadline is None and spec.timeout_s is None:
+            return []
+        loop = asyncio.get_running_loop()
+        timers = []
+        if deadline is not None:
+            left = max(0.0, deadline.timestamp() - self._agency.server.now_ms() / 1000)
+            timers.append(loop.call_later(left, running.cancel, "expired"))
+        if spec.timeout_s is not None:
+            timers.append(loop.call_later(spec.timeout_s, running.cancel, "timeout"))
+        return timers
+
+    async def _survived(self, spec: HandlerSpec) -> bool:
+        """Count, before it runs, an event that was in hand when a worker died; give it up after too many."""
+        taken, agency = self._taken, self._agency
+        key = agency.server.keys.crashes(agency.name, taken.partition)
+        count = int(await agency.server.command("HINCRBY", key, taken.event.seq, 1))
+        if count <= spec.retry.kills:
+            return True
+        error = RuntimeError(f"its worker died {count - 1} times while it was running")
+        self._give_up(error, attempts=count - 1)
+        return False
+
+    def _cut_off(self, reason: Reason) -> None:
+        """The handler was cancelled for a reason that is not its own failure."""
+        if reason in ("expired", "cancelled"):
+            self._end("expired" if reason == "expired" else "cancelled")
+        elif reason == "timeout":
+            assert self._spec is not None
+            self._fail(HandlerTimeout(f"the handler did not finish within {self._spec.timeout_s:g} s"))
+        else:
+            self._agency.interrupted(self._taken)
+
+    def _fail(self, error: Exception) -> None:
+        """A handler raised: try again later, the key held meanwhile, or give the event up."""
+        taken, agency = self._taken, self._agency
+        assert self._spec is not None
+        if isinstance(error, LeaseLost):
+            agency.interrupted(taken)
+            return
+        delay = self._spec.retry.delay_s(taken.attempt, error)
+        if delay is None:
+            self._give_up(error, attempts=taken.attempt)
+            return
+        logger.warning(
+            "%s failed on event %d (%s), attempt %d, again in %.2g s: %s: %s",
+            agency.name, taken.event.seq, taken.event.type, taken.attempt, delay, type(error).__name__, error,
+        )  # fmt: skip
+        hold = agency.next_hold(taken)
+        hold.attempts[taken.event.seq] = taken.attempt
+        hold.until_ms = agency.server.now_ms() + round(delay * 1000)
+        hold.reason = "retry"
+        hold.error = f"{type(error).__name__}: {error}"
+        agency.hold(taken, hold, self._state_write)
+
+    def _park(self, error: ReducerFailed) -> None:
+        """A reducer raised: the key waits until a new version can fold it."""
+        taken, agency = self._taken, self._agency
+        logger.error("%s; the key is parked until a new version of %s", error, agency.name)
+        hold = agency.next_hold(taken)
+        hold.until_ms, hold.reason, hold.error = FOREVER, "reducer", str(error)
+        hold.version = agency.version
+        agency.hold(taken, hold, ())
+
+    def _give_up(self, error: BaseException, *, attempts: int) -> None:
+        """Put the event among the dead letters."""
+        taken, agency, event = self._taken, self._agency, self._event
+        parks = self._spec is not None and self._spec.on_dead == "park"
+        letter = DeadLetter(
+            agent=agency.name,
+            seq=event.seq,
+            type=event.type,
+            topic=event.topic,
+            key=event.key,
+            correlation=event.context.correlation,
+            partition=taken.partition,
+            stream=taken.number,
+            error_type=type(error).__name__,
+            error=str(error),
+            traceback="".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:],
+            attempts=attempts,
+            worker=agency.worker,
+            ts_ms=agency.server.now_ms(),
+            parked=parks,
+        )
+        logger.error(
+            "%s gave up event %d (%s): %s: %s", agency.name, event.seq, event.type, type(error).__name__, error
+        )
+        events, writes = self._failed_answer(error)
+        self._submit("dead", events, (letter.write(agency.server.keys), *writes), parks=parks)
+
+    def _failed_answer(self, error: BaseException) -> tuple[list[Prepared], tuple[Write, ...]]:
+        if self._event.context.reply_to is None:
+            return [], ()
+        payload = {"error_type": type(error).__name__, "error": str(error), "request": self._event.seq}
+        context = self._event.context.replace(
+            causation=self._event.seq,
+            reply_to=None,
+            path=(*self._event.context.path, self._agency.name),
+            priority=Priority(self._taken.lane),
+        )
+        prepared, write = answer(self._agency.drafts, self._event, FAILED, payload, context, self._agency.name)
+        return [prepared], (write,)
+
+    def _end(self, outcome: Outcome, handling: Handling | None = None) -> None:
+        events = handling.events if handling is not None else []
+        writes: tuple[Write, ...] = (*handling.writes, *handling.steps.drop()) if handling is not None else ()
+        self._submit(outcome, events, writes)
+
+    def _submit(
+        self, outcome: Outcome, events: list[Prepared], writes: tuple[Write, ...], *, parks: bool = False
+    ) -> None:
+        agency, taken = self._agency, self._taken
+        done = Done(
+            agency.worker,
+            self._started_ms,
+            (time.monotonic() - self._started) * 1000,
+            taken.attempt,
+            outcome,
+        ).write(agency.server.keys, agency.name, taken.partition, taken.event.seq)
+        agency.commit(taken, events, (*writes, *self._state_write, done), parks=parks)
+
+
+def empty_session() -> SessionState:
+    """Return the session of an event without one."""
+    return _NO_SESSION
+
+
+_NO_SESSION = SessionState()

@@ -1,0 +1,100 @@
+"""Concurrency: how many handlers run at once, and giving up a slot while waiting for others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+YIELD_EVERY = 32
+
+
+class Slots:
+    """Runs work on at most `limit` tasks at once.
+
+    Args:
+        limit: handlers at work at once; those that wait for others do not count.
+        next_work: returns the next piece of work, ``None`` when there is none now.
+    """
+
+    def __init__(self, limit: int, next_work: Callable[[], Awaitable[None] | None], name: str) -> None:
+        self.limit = limit
+        self.active = 0
+        self._next_work = next_work
+        self._name = name
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._returning: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    def wake(self) -> None:
+        """There may be work: let an idle task look, or start one."""
+        if self._closed or self.active >= self.limit:
+            return
+        while self._idle:
+            idle = self._idle.popleft()
+            if not idle.done():
+                idle.set_result(None)
+                return
+        if len(self._tasks) < self.limit or self.active < self.limit <= len(self._tasks):
+            task = asyncio.create_task(self._work(), name=f"{self._name}-{len(self._tasks)}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cancel every task and wait for its end."""
+        self._closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def waits(self) -> AsyncIterator[None]:
+        """Give up the slot of the calling task inside the block; on leaving wait until one is free again."""
+        self.active -= 1
+        self._pass_on()
+        try:
+            yield
+        finally:
+            try:
+                while self.active >= self.limit:
+                    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._returning.append(turn)
+                    await turn
+            finally:
+                self.active += 1
+
+    def _pass_on(self) -> None:
+        """A slot is free: whoever comes back from waiting goes first, then new work."""
+        while self._returning:
+            turn = self._returning.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.wake()
+
+    async def _work(self) -> None:
+        count = 0
+        while not self._closed:
+            work = self._next_work() if self.active < self.limit and not self._returning else None
+            if work is None:
+                if len(self._idle) >= self.limit:
+                    return
+                idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._idle.append(idle)
+                await idle
+                continue
+            self.active += 1
+            try:
+                if self.active < self.limit:
+                    self.wake()
+                await work
+            finally:
+                self.active -= 1
+                if self._returning:
+                    self._pass_on()
+            count += 1
+            if count % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
