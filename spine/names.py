@@ -18,7 +18,7 @@ _known: set[str] = set()
 
 def check_name(name: str, what: str = "type") -> str:
     """Return `name` when it may be a type, topic, agent or namespace, else raise `InvalidName` that says why."""
-    if name in _known:
+    if type(name) is str and name in _known:
         return name
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise InvalidName(

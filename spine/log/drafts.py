@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from spine.codec import DEFAULT_MAX_BYTES, FORMAT, Envelope, as_dict, check_context, seal
+from spine.codec import DEFAULT_MAX_BYTES, FORMAT, HARD_MAX_BYTES, Envelope, as_dict, check_context, seal
 from spine.connection import Argument
+from spine.errors import InvalidInput
 from spine.events import Context, Draft, Event, Priority, from_ms
 from spine.keys import Keys, partition_of
 from spine.names import check_agent_name, check_key, check_type
@@ -126,7 +127,7 @@ class Drafts:
     ) -> Prepared:
         """Return an event ready to append; its type and topic are names that were checked before."""
         event_id = event_id or self.new_id()
-        lane = context.priority if priority is None else Priority(priority)
+        lane = context.priority if priority is None else as_priority(priority)
         if context is _EMPTY:
             context = Context(correlation=event_id, priority=lane)
         elif not context.correlation:
@@ -149,6 +150,21 @@ class Drafts:
             data,
             dedupe_key,
         )
+
+
+def check_limit(max_bytes: int) -> int:
+    """Return `max_bytes` when it may be the limit of an event. Raises `InvalidInput`."""
+    if not 0 < max_bytes <= HARD_MAX_BYTES:
+        raise InvalidInput(f"the limit of an event is between 1 and {HARD_MAX_BYTES:,} bytes, not {max_bytes:,}")
+    return max_bytes
+
+
+def as_priority(priority: int) -> Priority:
+    """Return the lane that goes by a number. Raises `InvalidInput`."""
+    try:
+        return Priority(priority)
+    except ValueError:
+        raise InvalidInput(f"{priority!r} is not a priority: use Priority.URGENT, NORMAL or BACKGROUND.") from None
 
 
 _EMPTY = Context()

@@ -18,6 +18,7 @@ from spine.codec import decode_entry
 from spine.connection import Argument, NamespaceChanged, Server, StaleBatch
 from spine.errors import (
     DecodeError,
+    InvalidInput,
     NotDurable,
     ServerUnreachable,
     SpineError,
@@ -221,7 +222,7 @@ class Publisher:
     async def _check_durability(self, durability: Durability) -> None:
         """Refuse, before anything is stored, what this server cannot confirm."""
         if durability not in ("disk", "replicas"):
-            raise ValueError(f"durability is 'memory', 'disk' or 'replicas', not {durability!r}")
+            raise InvalidInput(f"durability is 'memory', 'disk' or 'replicas', not {durability!r}. Nothing was stored.")
         run = f"{durability} {self._server.info.run_id}"
         if self._checked_run == run:
             return

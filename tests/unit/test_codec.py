@@ -62,7 +62,9 @@ contexts = st.builds(
 
 def envelope(payload: dict[str, Any], context: Context | None = None, **fields: Any) -> Envelope:
     parts: dict[str, Any] = {"id": "p-1", "type": "order.placed", "key": "k", "source": "shop"} | fields
-    return Envelope(format=1, payload=payload, context=Context(correlation="c") if context is None else context, **parts)
+    return Envelope(
+        format=1, payload=payload, context=Context(correlation="c") if context is None else context, **parts
+    )
 
 
 def read(raw: bytes) -> Event[Any]:
@@ -73,7 +75,9 @@ def signed(body: bytes) -> bytes:
     return zlib.crc32(body).to_bytes(4, "big") + body
 
 
-def written(*, payload: Any, context: Any = None, head: tuple[Any, ...] = (1, "p-1", "order.placed", "k", "s")) -> bytes:
+def written(
+    *, payload: Any, context: Any = None, head: tuple[Any, ...] = (1, "p-1", "order.placed", "k", "s")
+) -> bytes:
     """An entry as another program could write it."""
     body: bytes = msgpack.packb([*head, payload, [] if context is None else context, 1], datetime=True)
     return signed(body)
