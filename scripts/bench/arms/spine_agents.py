@@ -11,6 +11,7 @@ from scripts.bench.arms.spine_events import ASK, DONE
 from scripts.bench.events import TOPIC
 from scripts.bench.processes import Counter
 from spine import Agent, Event, Spine, on, run
+from spine.worker import Worker
 
 
 class Bench:
@@ -20,65 +21,66 @@ class Bench:
     times: list[float]
 
 
-class Counting(Agent):
+class Counting(Agent[Any]):
     """Handles and does nothing."""
 
     name = "counting"
     start = "beginning"
 
     @on(TOPIC)
-    async def handle(self, event: Event, ctx: Any) -> None:
+    async def handle(self, event: Event[Any], ctx: Any) -> None:
         Bench.counter.value += 1
 
 
-class CountingNew(Agent):
+class CountingNew(Agent[Any]):
     """The same for what is published from now on."""
 
     name = "counting-new"
 
     @on(TOPIC)
-    async def handle(self, event: Event, ctx: Any) -> None:
+    async def handle(self, event: Event[Any], ctx: Any) -> None:
         Bench.counter.value += 1
 
 
-class Emitting(Agent):
+class Emitting(Agent[Any]):
     """Emits one event for each that it handles."""
 
     name = "emitting"
     start = "beginning"
 
     @on(TOPIC)
-    async def handle(self, event: Event, ctx: Any) -> None:
+    async def handle(self, event: Event[Any], ctx: Any) -> None:
         await ctx.publish(DONE, event.payload)
         Bench.counter.value += 1
 
 
-class Timing(Agent):
+class Timing(Agent[Any]):
     """Notes how long each event was on its way."""
 
     name = "timing"
     start = "beginning"
 
     @on(TOPIC)
-    async def handle(self, event: Event, ctx: Any) -> None:
+    async def handle(self, event: Event[Any], ctx: Any) -> None:
         Bench.times.append(time.monotonic() - event.payload["sent"])
+        Bench.counter.value += 1
 
 
-class Answering(Agent):
+class Answering(Agent[Any]):
     """Answers with what it was asked."""
 
     name = "answering"
 
     @on(ASK)
-    async def answer(self, event: Event, ctx: Any) -> None:
+    async def answer(self, event: Event[Any], ctx: Any) -> None:
         await ctx.reply(event.payload)
 
 
-def subscriber_to(name: str, topics: tuple[str, ...]) -> type[Agent]:
+def subscriber_to(name: str, topics: tuple[str, ...]) -> type[Agent[Any]]:
     """An agent that counts what comes on some topics, one handler each."""
 
     def handler(topic: str) -> Any:
-        async def handle(self: Agent, event: Event, ctx: Any) -> None:
+        async def handle(self: Agent[Any], event: Event[Any], ctx: Any) -> None:
             Bench.counter.value += 1
 
         return on(topic)(handle)
@@ -98,23 +100,19 @@ async def work(_: Connection, url: str, namespace: str, agent: str, counter: Cou
 
 
 async def work_on_topics(
-    _: Connection, url: str, namespace: str, agents: dict[str, tuple[str, ...]], counter: Counter
+    connection: Connection, url: str, namespace: str, agents: dict[str, tuple[str, ...]], counter: Counter
 ) -> None:
-    """A worker process of agents that each read some topics."""
+    """A worker process of agents that each read some topics; told to stop, it gives its leases back and says so."""
     Bench.counter = counter
     async with Spine(url, namespace=namespace) as spine:
-        await run(spine, *(subscriber_to(name, topics) for name, topics in agents.items()))
+        async with Worker(spine, *(subscriber_to(name, topics) for name, topics in agents.items())):
+            await asyncio.to_thread(connection.recv)
+        connection.send("stopped")
 
 
-async def work_timed(connection: Connection, url: str, namespace: str, total: int) -> None:
-    """A worker process that sends how long each of `total` events took to reach the handler."""
-    Bench.times = []
-    async with Spine(url, namespace=namespace) as spine:
-        worker = asyncio.create_task(run(spine, Timing), name="worker")
-        while len(Bench.times) < total:
-            if worker.done():
-                worker.result()
-                raise RuntimeError("the worker ended before all events came")
-            await asyncio.sleep(0.05)
+async def work_timed(connection: Connection, url: str, namespace: str, counter: Counter) -> None:
+    """A worker process that, asked for it, sends how long each event took to reach the handler."""
+    Bench.counter, Bench.times = counter, []
+    async with Spine(url, namespace=namespace) as spine, Worker(spine, Timing):
+        await asyncio.to_thread(connection.recv)
         connection.send(Bench.times)
-        await worker

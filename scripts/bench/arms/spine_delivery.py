@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from scripts.bench.arm import Sample, Setup, arm
 from scripts.bench.arms.raw_wakeups import LIGHT_LOAD
 from scripts.bench.arms.spine_log import NAMESPACE, fill
-from scripts.bench.events import TOPIC, payload_of
+from scripts.bench.events import KEYS, TOPIC, payload_of
 from scripts.bench.load import paced, percentiles, reach
 from scripts.bench.processes import Counter, beside, new_counter, receive
 
@@ -80,12 +80,18 @@ async def wake(setup: Setup) -> Sample:
     from scripts.bench.arms.spine_events import context
     from spine import Spine
 
-    contexts = [context(number) for number in range(64)]
-    with beside(work_timed, setup.timeout, setup.redis_url, NAMESPACE, setup.total) as waiter:
+    contexts = [context(number) for number in range(KEYS)]
+    counter = new_counter()
+    with beside(work_timed, setup.timeout, setup.redis_url, NAMESPACE, counter) as worker:
         async with Spine(setup.redis_url, namespace=NAMESPACE) as spine:
-            await paced(_stamped(spine, contexts), setup, LIGHT_LOAD)
-            times: list[float] = await receive(waiter)
-    return percentiles(times[setup.warmup :])
+            publish = _stamped(spine, contexts)
+            await publish(0)
+            await reach([counter], 1)  # the worker is up
+            await paced(publish, setup, LIGHT_LOAD)
+            await reach([counter], setup.total + 1)
+            worker.send("times")
+            times: list[float] = await receive(worker)
+    return percentiles(times[-setup.count :])
 
 
 def _stamped(spine: Spine, contexts: Sequence[Context]) -> Callable[[int], Awaitable[object]]:

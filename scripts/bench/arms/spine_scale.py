@@ -12,7 +12,7 @@ from scripts.bench.arms.spine_log import FLIGHTS, fill, publisher
 from scripts.bench.arms.spine_requests import asker
 from scripts.bench.events import TOPIC
 from scripts.bench.load import MICROSECONDS, latencies_one_by_one, rate_in_flight, reach
-from scripts.bench.processes import Counter, beside, new_counter
+from scripts.bench.processes import Counter, beside, new_counter, receive
 
 if TYPE_CHECKING:
     from spine import Spine
@@ -91,8 +91,10 @@ async def _published_and_delivered(
     first = dict(list(agents.items())[:1])
     async with Spine(setup.redis_url, namespace=namespace) as spine:
         counter = new_counter()
-        with beside(work_on_topics, setup.timeout, setup.redis_url, namespace, agents, counter):
+        with beside(work_on_topics, setup.timeout, setup.redis_url, namespace, agents, counter) as everyone:
             await _everyone_woken(spine, counter, topics)
+            everyone.send("stop")
+            await receive(everyone)
         published = (await rate_in_flight(publisher(spine, topics), setup, FLIGHTS))["rate"]
         counter = new_counter()
         own = setup.count
