@@ -18,7 +18,7 @@ from spine.delivery.commits import Committer
 from spine.errors import InvalidInput
 from spine.events import Context, Draft, Durability, Event, Payload, Priority, to_ms
 from spine.keys import partition_of
-from spine.log.drafts import Drafts, Prepared
+from spine.log.drafts import Drafts, Prepared, check_limit
 from spine.log.feed import Feed
 from spine.log.listener import Listener
 from spine.log.publisher import Publisher
@@ -68,7 +68,7 @@ class Spine:
         self.durability: Durability = durability
         self._url = url or os.environ.get("SPINE_URL")
         self._partitions = partitions
-        self._max_event_bytes = max_event_bytes
+        self._max_event_bytes = check_limit(max_event_bytes)
         self._patience_s = patience_s
         self._embedded: Any = None
 
