@@ -33,7 +33,8 @@ class HandlerSpec(msgspec.Struct, frozen=True, kw_only=True):
         stale: what happens when the session has moved on since the event was written.
         preemptible: urgent work may take its slot.
         timeout_s: an attempt that takes longer is cancelled and counts as failed.
-        arity: count of its parameters, ``self`` included.
+        takes_context: it wants a `Handling` beside the event.
+        is_async: it is an ``async def``; a plain ``def`` runs in a thread.
     """
 
     patterns: tuple[str, ...]
@@ -44,17 +45,8 @@ class HandlerSpec(msgspec.Struct, frozen=True, kw_only=True):
     stale: Stale = "refresh"
     preemptible: bool = False
     timeout_s: float | None = None
-    arity: int = 3
-
-    @property
-    def takes_context(self) -> bool:
-        """Tell whether it wants a `Handling` beside the event."""
-        return self.arity > 2
-
-    @property
-    def is_async(self) -> bool:
-        """Tell whether it is an ``async def``; a plain ``def`` runs in a thread."""
-        return inspect.iscoroutinefunction(self.function)
+    takes_context: bool = True
+    is_async: bool = True
 
 
 def on(
@@ -105,7 +97,7 @@ class Agent(Reducing[StateT]):
     ordering: ClassVar[Literal["key", "none"]] = "key"
     concurrency: ClassVar[int | None] = None
     rate: ClassVar[str | None] = None
-    prefetch: ClassVar[int] = 512
+    prefetch: ClassVar[int] = 1024
     ageing_s: ClassVar[float] = 5.0
     handlers: ClassVar[tuple[HandlerSpec, ...]] = ()
 
@@ -121,7 +113,8 @@ class Agent(Reducing[StateT]):
                     patterns=patterns,
                     function=function,
                     model=payload_model(function, names),
-                    arity=len(inspect.signature(function).parameters),
+                    takes_context=len(inspect.signature(function).parameters) > 2,
+                    is_async=inspect.iscoroutinefunction(function),
                     **chosen,
                 )
             )

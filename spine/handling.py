@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 from pydantic import BaseModel
 
+from spine.catalog.types import EventType
 from spine.codec import normalise_payload
 from spine.connection import Server
 from spine.delivery.hand import Taken
@@ -102,7 +103,7 @@ class Handling:
             self.context = event.context.replace(session=session.values, session_seq=session.seq)
         self.events: list[Prepared] = []
         self.writes: list[Write] = []
-        self.steps = Steps(host.server, host.name, taken)
+        self._steps: Steps | None = None
         self.replied = False
         self._child: Context | None = None
         self._calls: dict[str, int] = {}
@@ -112,6 +113,19 @@ class Handling:
     def spine(self) -> Spine:
         """The client, for reading; what it publishes is stored at once, outside of the commit."""
         return self._host.spine
+
+    @property
+    def steps(self) -> Steps:
+        """The recorded steps of this event."""
+        if self._steps is None:
+            self._steps = Steps(self._host.server, self.agent, self._taken)
+        return self._steps
+
+    def drop_steps(self) -> tuple[Write, ...]:
+        """Return the write that forgets the steps, where there may be any."""
+        taken = self._taken
+        first = taken.attempt == 1 and not (taken.suspect or taken.redriven or taken.interrupted)
+        return () if self._steps is None and first else self.steps.drop()
 
     @property
     def child_context(self) -> Context:
@@ -131,7 +145,7 @@ class Handling:
 
     def publish(
         self,
-        type: str,
+        type: str | EventType,
         payload: Payload | None = None,
         *,
         key: str | None = None,
@@ -200,7 +214,7 @@ class Handling:
 
     def schedule(
         self,
-        type: str,
+        type: str | EventType,
         payload: Payload | None = None,
         *,
         key: str | None = None,
@@ -225,7 +239,7 @@ class Handling:
 
     async def request(
         self,
-        type: str,
+        type: str | EventType,
         payload: Payload | None = None,
         *,
         key: str | None = None,
@@ -244,7 +258,7 @@ class Handling:
     async def request_draft(self, draft: Draft, *, timeout: float, call: str | None = None) -> Event[Any]:
         """Send `draft` as a request; `call` names it among the calls of this handler (its type where left out)."""
         event = self._taken.event
-        place = self._unique(call or f"request {draft.to or draft.type}")
+        place = self._unique(call or f"request {draft.to or draft.name}")
         request_id = stable_request_id(self._host.server.keys.namespace, event.seq, self.agent, place)
         left = seconds_until(self.context.deadline, self._host.server.now_ms())
         seconds = timeout if left is None else min(timeout, left)

@@ -83,6 +83,7 @@ class Committer:
         self._waiting: deque[Unit] = deque()
         self._task: asyncio.Task[None] | None = None
         self.patience_s: float | None = None
+        self.after_call: Callable[[], None] = lambda: None
 
     def submit(self, unit: Unit) -> None:
         """Hand over a unit; its `resolve` is called when it is stored or refused."""
@@ -139,6 +140,7 @@ class Committer:
                     await self._store_apart(units, error)
                 except (SpineError, RedisError, OSError) as error:
                     _refuse(units, error)
+                self.after_call()
         except BaseException as error:
             _refuse([*self._waiting], error)
             self._waiting.clear()

@@ -49,6 +49,7 @@ class Partition:
         self._subscribed: dict[int, Stream] = {}
         self._position: dict[int, int] = {}
         self._recheck: dict[int, int] = {}
+        self._known: set[int] = set()
         self._read_at: dict[int, float] = {}
         self.lease = lease
         self.draining = False
@@ -123,8 +124,9 @@ class Partition:
             if not asked:
                 continue
             self._read_at[number] = now
-            if created:
+            if created and (self.lease.generation > 1 or number in self._known):
                 self._recheck[number] = self.head
+            self._known.add(number)
             if entries:
                 reads.append(self._read(number, entries))
             if len(entries or ()) < asked:

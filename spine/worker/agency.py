@@ -59,7 +59,9 @@ class Agency:
         self.spine = spine
         self.server = spine.server
         self.requests = spine.requests
-        self.drafts = Drafts(self.server.keys, agent.name, self.server.partitions, spine.drafts.max_bytes)
+        self.drafts = Drafts(
+            self.server.keys, agent.name, self.server.partitions, spine.drafts.max_bytes, spine.catalog
+        )
         self.states = States(self.server, spine.reader, agent)
         self.hand = Hand(agent.ageing_s)
         self.partitions: dict[int, Partition] = {}
@@ -73,7 +75,8 @@ class Agency:
         self._handlers: dict[str, HandlerSpec | None] = {}
         self._committer = Committer(self.server, spine.streams, self.drafts.producer)
         self._committer.patience_s = PATIENCE_FOR_EVER_S
-        self._slots = Slots(concurrency, self._next_work, f"spine-{agent.name}")
+        self._committer.after_call = self._go_on
+        self._slots = Slots(concurrency, self._next_work, self.hand.has_ready, f"spine-{agent.name}")
         self._limits = Limits(self.server, agent, worker)
         self._held = HeldKeys(self.server, spine.reader, agent.name, self._admit_waiting, self.spawn)
         self._wake = asyncio.Event()
@@ -530,7 +533,6 @@ class Agency:
                 self.hand.finished(taken)
                 if not parks:
                     self._held.finished(taken)
-                self._go_on()
 
         unit = self._commit_unit(taken, events, writes, held, resolved)
 

@@ -256,7 +256,7 @@ class Attempt:
 
     def _end(self, outcome: Outcome, handling: Handling | None = None) -> None:
         events = handling.events if handling is not None else []
-        writes: tuple[Write, ...] = (*handling.writes, *handling.steps.drop()) if handling is not None else ()
+        writes: tuple[Write, ...] = (*handling.writes, *handling.drop_steps()) if handling is not None else ()
         self._submit(outcome, events, writes)
 
     def _submit(

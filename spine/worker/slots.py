@@ -16,12 +16,18 @@ class Slots:
     Args:
         limit: handlers at work at once; those that wait for others do not count.
         next_work: returns the next piece of work, ``None`` when there is none now.
+        has_work: tells whether there is any.
+        name: of the tasks.
     """
 
-    def __init__(self, limit: int, next_work: Callable[[], Awaitable[None] | None], name: str) -> None:
+    def __init__(
+        self, limit: int, next_work: Callable[[], Awaitable[None] | None], has_work: Callable[[], bool], name: str
+    ) -> None:
         self.limit = limit
         self.active = 0
         self._next_work = next_work
+        self._has_work = has_work
+        self._waking = False
         self._name = name
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -30,8 +36,9 @@ class Slots:
 
     def wake(self) -> None:
         """There may be work: let an idle task look, or start one."""
-        if self._closed or self.active >= self.limit:
+        if self._waking or self._closed or self.active >= self.limit or not self._has_work():
             return
+        self._waking = True
         while self._idle:
             idle = self._idle.popleft()
             if not idle.done():
@@ -41,6 +48,8 @@ class Slots:
             task = asyncio.create_task(self._work(), name=f"{self._name}-{len(self._tasks)}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        else:
+            self._waking = False
 
     async def close(self) -> None:
         """Cancel every task and wait for its end."""
@@ -78,6 +87,7 @@ class Slots:
     async def _work(self) -> None:
         count = 0
         while not self._closed:
+            self._waking = False
             work = self._next_work() if self.active < self.limit and not self._returning else None
             if work is None:
                 if len(self._idle) >= self.limit:
@@ -88,8 +98,7 @@ class Slots:
                 continue
             self.active += 1
             try:
-                if self.active < self.limit:
-                    self.wake()
+                self.wake()
                 await work
             finally:
                 self.active -= 1
