@@ -104,6 +104,9 @@ class Partition:
     async def take(self, group: str, budget: int, *, stalled: bool, ageing_s: float) -> list[Read]:
         """Take up to `budget` entries, urgent ones first. Raises `LeaseLost`.
 
+        What the rings read in the same breath tell of is known before the answers are looked at: a stream that was read
+        to its end has no news, whatever rang for it.
+
         `stalled` says that nothing in hand may run before more is read: the stream furthest behind is then read even
         beyond the budget.
         """
@@ -119,6 +122,7 @@ class Partition:
             args += (left[lane], 1 if must else 0, ">")
             left[lane] -= 1
         answers = await self._call(group, numbers, budget, args)
+        self._hear_newest_first(self._rings)
         reads = []
         for number, (created, asked, entries) in zip(numbers, answers, strict=True):
             if not asked:
@@ -134,7 +138,6 @@ class Partition:
                 self._read_at.pop(number, None)
             else:
                 self._position[number] = _seq(entries[-1][0].decode())
-        self._hear_newest_first(self._rings)
         return reads
 
     async def recover(self, group: str) -> list[Read]:
