@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from msgspec import structs
 
+from spine.catalog.types import Catalog, EventType
 from spine.codec import DEFAULT_MAX_BYTES
 from spine.connection import PATIENCE_S, Server
 from spine.delivery.commits import Committer
@@ -50,6 +51,8 @@ class Spine:
             namespace has raises `NamespaceMismatch`.
         max_event_bytes: the largest event accepted, 1 MiB at most.
         patience_s: how long a call goes on trying while the server is away.
+        catalog: the types there are: what is published is checked against it, and it is kept with the namespace for
+            ``spine catalog``.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Spine:
         partitions: int | None = None,
         max_event_bytes: int = DEFAULT_MAX_BYTES,
         patience_s: float = PATIENCE_S,
+        catalog: Catalog | None = None,
     ) -> None:
         self.namespace = check_name(namespace or os.environ.get("SPINE_NAMESPACE") or DEFAULT_NAMESPACE, "namespace")
         self.name = check_name(name, "client name")
@@ -70,6 +74,7 @@ class Spine:
         self._partitions = partitions
         self._max_event_bytes = check_limit(max_event_bytes)
         self._patience_s = patience_s
+        self.catalog = catalog
         self._embedded: Any = None
 
     async def __aenter__(self) -> Self:
@@ -94,7 +99,7 @@ class Spine:
             await self.server.close()
             await self._leave_embedded()
             raise
-        self.drafts = Drafts(self.server.keys, self.name, self.server.partitions, self._max_event_bytes)
+        self.drafts = Drafts(self.server.keys, self.name, self.server.partitions, self._max_event_bytes, self.catalog)
         self.streams = Streams(self.server)
         self.publisher = Publisher(self.server, self.streams, self.drafts.producer)
         self.reader = Reader(self.server, self.streams)
@@ -124,7 +129,7 @@ class Spine:
 
     async def publish(
         self,
-        type: str,
+        type: str | EventType,
         payload: Payload | None = None,
         *,
         key: str | None = None,
@@ -137,7 +142,7 @@ class Spine:
         """Store one event and return it, with its seq.
 
         Args:
-            type: the schema of the payload, like ``order.placed``.
+            type: the schema of the payload, like ``order.placed``; or an `EventType`, payload and type in one.
             payload: a dict or a pydantic model.
             key: unit of order and of state; the session id of `context` where left out, else its correlation.
             context: what travels with the event.
@@ -161,7 +166,7 @@ class Spine:
 
     async def schedule(
         self,
-        type: str,
+        type: str | EventType,
         payload: Payload | None = None,
         *,
         key: str | None = None,
@@ -184,7 +189,7 @@ class Spine:
 
     async def request(
         self,
-        type: str,
+        type: str | EventType,
         payload: Payload | None = None,
         *,
         timeout: float = DEFAULT_REQUEST_TIMEOUT_S,
@@ -207,7 +212,7 @@ class Spine:
 
     async def request_stream(
         self,
-        type: str,
+        type: str | EventType,
         payload: Payload | None = None,
         *,
         timeout: float = DEFAULT_REQUEST_TIMEOUT_S,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from pydantic import BaseModel
 
+from spine.catalog.types import EventType
+
 PayloadT = TypeVar("PayloadT")
 Payload = Mapping[str, Any] | BaseModel
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -141,13 +143,18 @@ class Event(msgspec.Struct, Generic[PayloadT], frozen=True, kw_only=True, gc=Fal
 class Draft(msgspec.Struct, frozen=True, gc=False):
     """An event that is not published yet; see ``Spine.publish`` for what each field means."""
 
-    type: str
+    type: str | EventType
     payload: Payload = {}
     key: str | None = msgspec.field(default=None)
     context: Context | None = None
     priority: Priority | None = None
     to: str | None = None
     dedupe_key: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The type's name."""
+        return self.type if isinstance(self.type, str) else self.type.event_type
 
 
 def context_to_dict(context: Context) -> dict[str, Any]:

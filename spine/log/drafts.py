@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from spine.catalog.types import Catalog, EventType
 from spine.codec import DEFAULT_MAX_BYTES, FORMAT, HARD_MAX_BYTES, Envelope, as_dict, check_context, seal
 from spine.connection import Argument
 from spine.errors import InvalidInput
@@ -75,13 +76,22 @@ class Drafts:
         source: name of the agent or client that publishes.
         partitions: of the namespace.
         max_bytes: largest event accepted.
+        catalog: checks types and payloads; ``None`` where there is none.
     """
 
-    def __init__(self, keys: Keys, source: str, partitions: int, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        source: str,
+        partitions: int,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        catalog: Catalog | None = None,
+    ) -> None:
         self.keys = keys
         self.source = source
         self.partitions = partitions
         self.max_bytes = max_bytes
+        self.catalog = catalog
         self.producer = secrets.token_hex(6)
         self._count = itertools.count(1)
 
@@ -94,19 +104,25 @@ class Drafts:
 
         `inherited` is the context where the draft brings none.
         """
-        check_type(draft.type)
+        event_type, payload, version = draft.name, draft.payload, 1
+        if isinstance(draft.type, EventType):
+            payload, version = draft.type, draft.type.event_version
+        check_type(event_type)
+        if self.catalog is not None:
+            payload, version = self.catalog.check(event_type, payload)
         context = draft.context
         if context is None:
             context = inherited or _EMPTY
         elif type(context) is not Context:
             check_context(context)
         return self.assemble(
-            draft.type,
-            as_dict(draft.payload),
+            event_type,
+            as_dict(payload),
             context,
             key=draft.key,
             priority=draft.priority,
-            topic=draft.type if draft.to is None else f"@{check_agent_name(draft.to)}",
+            type_version=version,
+            topic=event_type if draft.to is None else f"@{check_agent_name(draft.to)}",
             dedupe_key=draft.dedupe_key,
             source=source,
         )

@@ -11,6 +11,7 @@ import re
 import secrets
 from typing import Any
 
+import redis
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -18,7 +19,7 @@ from redis.backoff import NoBackoff
 from spine.errors import Misconfigured
 
 try:
-    from fakeredis import FakeServer
+    from fakeredis import FakeRedis, FakeServer
     from fakeredis.aioredis import AsyncFakeSocket, FakeAsyncRedisConnection, FakeReader, FakeWriter
 except ImportError as error:
     raise Misconfigured("memory:// needs fakeredis: pip install 'event-spine[testing]'") from error
@@ -107,6 +108,11 @@ def memory_server(url: str) -> MemoryServer:
 def forget(url: str) -> None:
     """Drop the server that `url` names, and its data; clients that are open keep theirs to themselves."""
     _servers.pop(url, None)
+
+
+def memory_client(url: str) -> redis.Redis:
+    """Return a client without await, for a thread of its own, of the server that `url` names."""
+    return FakeRedis(server=memory_server(url))
 
 
 def memory_pool(url: str) -> ConnectionPool:
