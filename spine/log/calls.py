@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from spine.connection import Argument
 from spine.keys import Keys
 from spine.log.drafts import Prepared, Write
 from spine.log.streams import Streams, stream_name
 
-_head = struct.Struct(">HHH").pack
+_three = struct.Struct(">HHH").pack
 
 
 class ScriptCall:
@@ -27,6 +27,8 @@ class ScriptCall:
         self._streams = streams
         self.keys: list[str] = [keys.meta, keys.seq, keys.clock, keys.streams, keys.producer(producer)]
         self._places: dict[str, int] = {}
+        self._by_key: dict[str, int] = {}
+        self._by_correlation: dict[str, int] = {}
         self._stream_places: dict[tuple[int, int, str], int] = {}
         self.stream_names: list[str] = []
         self._stream_args: list[Argument] = []
@@ -40,14 +42,34 @@ class ScriptCall:
         return place
 
     def event(self, prepared: Prepared) -> tuple[bytes, bytes]:
-        """Return the two arguments of one event: head and data."""
-        stream = (prepared.partition, prepared.lane, prepared.topic)
-        stream_place = self._stream_places.get(stream) or self._add_stream(*stream)
-        key = prepared.envelope.key
-        correlation = prepared.envelope.context.correlation
-        by_key = self.place(self._keys.by_key(prepared.partition, key))
-        by_correlation = 0 if correlation == key else self.place(self._keys.by_correlation(correlation))
-        return _head(stream_place, by_key, by_correlation), prepared.data
+        """Return the two arguments of one event of ``commit.lua``: places and data."""
+        return _three(*self._places_of(prepared)), prepared.data
+
+    def events(self, prepared: Sequence[Prepared]) -> list[Argument]:
+        """Return the arguments of all events of ``append.lua``, their count first."""
+        places: list[int] = []
+        for event in prepared:
+            places += self._places_of(event)
+        heads = struct.pack(f">{len(places)}H", *places)
+        return [len(prepared), heads, *[event.data for event in prepared]]
+
+    def _places_of(self, prepared: Prepared) -> tuple[int, int, int]:
+        """Return the places of the event's stream, its index by key and its index by correlation (0 for none)."""
+        envelope = prepared.envelope
+        key, correlation = envelope.key, envelope.context.correlation
+        stream = self._stream_places.get((prepared.partition, prepared.lane, prepared.topic))
+        if stream is None:
+            stream = self._add_stream(prepared.partition, prepared.lane, prepared.topic)
+        by_key = self._by_key.get(key)
+        if by_key is None:
+            by_key = self._by_key[key] = self.place(self._keys.by_key(prepared.partition, key))
+        if correlation == key:
+            return stream, by_key, 0
+        by_correlation = self._by_correlation.get(correlation)
+        if by_correlation is None:
+            by_correlation = self.place(self._keys.by_correlation(correlation))
+            self._by_correlation[correlation] = by_correlation
+        return stream, by_key, by_correlation
 
     def _add_stream(self, partition: int, lane: int, topic: str) -> int:
         name = stream_name(lane, topic)

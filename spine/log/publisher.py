@@ -158,27 +158,21 @@ class Publisher:
 
     def _call(self, groups: list[_Group]) -> tuple[ScriptCall, list[Argument]]:
         call = ScriptCall(self._server.keys, self._producer, self._streams)
-        events: list[Argument] = []
-        dedupes: list[Argument] = []
+        prepared = groups[0].events if len(groups) == 1 else [event for group in groups for event in group.events]
+        events = call.events(prepared)
+        dedupes: list[Argument] = [0]
+        for place, event in enumerate(prepared, 1):
+            if event.dedupe_key is not None:
+                dedupes[0] += 1
+                dedupes += (place, call.place(self._server.keys.dedupe(event.dedupe_key)), DEDUPE_WINDOW_MS)
         writes: list[Write] = []
-        count = dedupe_count = 0
+        before = 0
         for group in groups:
-            writes += (write.shifted(count) for write in group.writes)
-            for prepared in group.events:
-                count += 1
-                events += call.event(prepared)
-                if prepared.dedupe_key is not None:
-                    dedupe_count += 1
-                    dedupes += (count, call.place(self._server.keys.dedupe(prepared.dedupe_key)), DEDUPE_WINDOW_MS)
+            writes += [write.shifted(before) for write in group.writes]
+            before += len(group.events)
         written = call.writes(writes)
-        args: list[Argument] = [self._server.namespace.epoch, self._batch, BATCH_MEMORY_MS]
-        args += call.streams_args()
-        args.append(count)
-        args += events
-        args.append(dedupe_count)
-        args += dedupes
-        args += written
-        return call, args
+        head = (self._server.namespace.epoch, self._batch, BATCH_MEMORY_MS)
+        return call, [*head, *call.streams_args(), *events, *dedupes, *written]
 
     async def _resolve(self, groups: list[_Group], call: ScriptCall, replies: list[Any]) -> None:
         first_text, ts_text, skipped_text, registered = replies[0].decode().split(" ")

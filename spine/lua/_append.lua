@@ -2,6 +2,7 @@
 --
 -- Every key is in KEYS; arguments name a key by its place there.
 
+local call, format, byte = redis.pcall, string.format, string.byte
 local at = 0
 local function arg()
   at = at + 1
@@ -75,10 +76,11 @@ local function register(streams)
   return table.concat(told, ',')
 end
 
-local function ring(streams, used, last, known)
+-- Ring the bell of each partition touched: `used[i]` tells whether stream i got an event (all did where it is nil).
+local function ring(streams, used, last)
   local touched, order = {}, {}
   for i, stream in ipairs(streams) do
-    if used[i] then
+    if not used or used[i] then
       local list = touched[stream.bell]
       if not list then
         list = {}
@@ -88,6 +90,7 @@ local function ring(streams, used, last, known)
       list[#list + 1] = stream.sid
     end
   end
+  local known = tostring(redis.call('HLEN', KEYS[4]))
   for _, bell in ipairs(order) do
     local rung = redis.pcall('XADD', bell, 'MAXLEN', '~', '100', entry_id(last), known, table.concat(touched[bell], ','))
     if type(rung) == 'table' and rung.err then
@@ -97,45 +100,73 @@ local function ring(streams, used, last, known)
   return nil
 end
 
--- Append events {stream place, key index place, correlation index place, data}: the numbers follow `first`.
--- Bells ring first; when an entry is refused, those of this call are taken out again: all or nothing.
-local function append(streams, events, first, ts)
-  local used = {}
-  for _, event in ipairs(events) do
-    used[event[1]] = true
+-- Take out again what `put` wrote of an event, its first `steps` writes.
+local function undo(stream, by_key, by_correlation, id, steps)
+  if steps > 2 and by_correlation > 0 then
+    redis.pcall('RPOP', KEYS[by_correlation])
   end
-  local known = tostring(redis.call('HLEN', KEYS[4]))
-  local blocked = ring(streams, used, first + #events - 1, known)
-  if blocked then
-    return blocked
+  if steps > 1 then
+    redis.pcall('RPOP', KEYS[by_key])
   end
-  for i, event in ipairs(events) do
-    local seq = first + i - 1
-    local id = entry_id(seq)
-    local stream = streams[event[1]]
-    local failed = redis.pcall('XADD', stream.key, id, ts, event[4])
-    if type(failed) ~= 'table' then
-      local ref = string.format('%.0f:', seq) .. stream.sid
-      failed = redis.pcall('RPUSH', KEYS[event[2]], ref)
-      if event[3] > 0 and type(failed) ~= 'table' then
-        failed = redis.pcall('RPUSH', KEYS[event[3]], ref)
-      end
-    end
-    if type(failed) == 'table' and failed.err then
-      for j = 1, i do
-        redis.pcall('XDEL', streams[events[j][1]].key, entry_id(first + j - 1))
-      end
-      return redis.error_reply('SPINEBLOCKED ' .. stream.key .. ' ' .. failed.err)
+  redis.pcall('XDEL', stream.key, id)
+end
+
+-- Store one event and name it in its indexes. Returns the error that names the key in the way, else nil.
+local function put(stream, by_key, by_correlation, id, ts, data)
+  local done = call('XADD', stream.key, id, ts, data)
+  if type(done) == 'table' then
+    return redis.error_reply('SPINEBLOCKED ' .. stream.key .. ' ' .. done.err)
+  end
+  local reference = id .. ':' .. stream.sid
+  done = call('RPUSH', KEYS[by_key], reference)
+  if type(done) == 'table' then
+    undo(stream, by_key, by_correlation, id, 1)
+    return redis.error_reply('SPINEBLOCKED ' .. KEYS[by_key] .. ' ' .. done.err)
+  end
+  if by_correlation > 0 then
+    done = call('RPUSH', KEYS[by_correlation], reference)
+    if type(done) == 'table' then
+      undo(stream, by_key, by_correlation, id, 2)
+      return redis.error_reply('SPINEBLOCKED ' .. KEYS[by_correlation] .. ' ' .. done.err)
     end
   end
   return nil
 end
 
--- One event of the arguments: six bytes (stream, key index, correlation index as places) and the data.
+-- The places that two bytes each of `head` name, from byte `at` on: stream, key index, correlation index (0 for none).
+local function places(head, at)
+  local a, b, c, d, e, f = byte(head, at, at + 5)
+  return a * 256 + b, c * 256 + d, e * 256 + f
+end
+
+-- Append events {stream place, key index place, correlation index place, data}: the numbers follow `first`.
+-- When an entry is refused, what this call wrote is taken out again: all or nothing.
+local function append(streams, events, first, ts)
+  local used = {}
+  for _, event in ipairs(events) do
+    used[event[1]] = true
+  end
+  local failed = ring(streams, used, first + #events - 1)
+  if failed then
+    return failed
+  end
+  for i, event in ipairs(events) do
+    failed = put(streams[event[1]], event[2], event[3], string.format('%.0f', first + i - 1), ts, event[4])
+    if failed then
+      for j = i - 1, 1, -1 do
+        local stored = events[j]
+        undo(streams[stored[1]], stored[2], stored[3], string.format('%.0f', first + j - 1), 3)
+      end
+      return failed
+    end
+  end
+  return nil
+end
+
+-- One event of the arguments: its places (six bytes) and the data.
 local function read_event()
-  local head = arg()
-  local a, b, c, d, e, f = string.byte(head, 1, 6)
-  return { a * 256 + b, c * 256 + d, e * 256 + f, arg() }
+  local stream, by_key, by_correlation = places(arg(), 1)
+  return { stream, by_key, by_correlation, arg() }
 end
 
 -- Plain writes. Each: command, place of its key, the type its key must have, offset (from 1) of the event whose seq is

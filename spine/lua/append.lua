@@ -4,7 +4,7 @@
 -- KEYS: 1 meta, 2 seq, 3 clock, 4 streams, 5 producer; then streams, bells, index lists, dedupe keys, keys of writes.
 -- ARGV: epoch, batch number, TTL of the batch's memory in ms;
 --   n streams, each: place of its key, `lane/topic`, its number or '', place of its bell;
---   n events, each: head, data (see read_event);
+--   n events: the places of all, six bytes each (see places), then the data of each;
 --   n dedupe keys, each: which event, place of its key, window in ms;
 --   n writes (see read_op).
 -- Returns: `first ts skipped registered`: the first number given, the time stamped, the events that were stored before
@@ -17,10 +17,9 @@ if known then
   return known
 end
 local streams = read_streams()
-local events = {}
-for i = 1, num() do
-  events[i] = read_event()
-end
+local count, heads = num(), arg()
+local before = at
+at = at + count
 
 local skipped, skip, remember, seen = {}, {}, {}, {}
 for _ = 1, num() do
@@ -37,12 +36,49 @@ for _ = 1, num() do
     remember[#remember + 1] = { place, key, window }
   end
 end
-local fresh, offset = {}, {}
-for i, event in ipairs(events) do
-  if not skip[i] then
-    fresh[#fresh + 1] = event
-    offset[i] = #fresh
+-- The places among all events of those that are stored now; all of them where nothing is deduplicated.
+local fresh, offset
+if #skipped > 0 then
+  fresh, offset = {}, {}
+  for place = 1, count do
+    if not skip[place] then
+      fresh[#fresh + 1] = place
+      offset[place] = #fresh
+    end
   end
+end
+local fresh_count = fresh and #fresh or count
+
+-- Take out again what was written of the first `n` events.
+local function undo_all(streams, first, n)
+  for i = n, 1, -1 do
+    local stream, by_key, by_correlation = places(heads, (fresh and fresh[i] or i) * 6 - 5)
+    undo(streams[stream], by_key, by_correlation, string.format('%.0f', first + i - 1), 3)
+  end
+end
+
+local function store(streams, first, ts)
+  local used
+  if fresh then
+    used = {}
+    for i = 1, fresh_count do
+      used[(places(heads, fresh[i] * 6 - 5))] = true
+    end
+  end
+  local failed = ring(streams, used, first + fresh_count - 1)
+  if failed then
+    return failed
+  end
+  for i = 1, fresh_count do
+    local place = fresh and fresh[i] or i
+    local stream, by_key, by_correlation = places(heads, place * 6 - 5)
+    failed = put(streams[stream], by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
+    if failed then
+      undo_all(streams, first, i - 1)
+      return failed
+    end
+  end
+  return nil
 end
 
 local ops = {}
@@ -53,23 +89,29 @@ for i = 1, num() do
   end
 end
 
-local last = redis.call('INCRBY', KEYS[2], #fresh)
-local first = last - #fresh + 1
+local first = redis.call('INCRBY', KEYS[2], fresh_count) - fresh_count + 1
 local ts = stamp()
 local registered = register(streams)
-if #fresh > 0 then
-  local failed = append(streams, fresh, first, ts)
+if fresh_count > 0 then
+  local failed = store(streams, first, ts)
   if failed then
     return failed
   end
 end
 for _, item in ipairs(remember) do
-  local place = item[1]
-  local stream = streams[events[place][1]]
-  redis.call('SET', item[2], string.format('%.0f:', first + offset[place] - 1) .. stream.sid .. ':' .. ts, 'PX', item[3])
+  local seq = first + (offset and offset[item[1]] or item[1]) - 1
+  local stream = streams[(places(heads, item[1] * 6 - 5))]
+  redis.call('SET', item[2], string.format('%.0f:', seq) .. stream.sid .. ':' .. ts, 'PX', item[3])
 end
 for _, op in ipairs(ops) do
-  run_op(op, fresh, first, ts)
+  local place, events = op[4], nil
+  if place > 0 and not skip[place] then
+    op[4] = offset and offset[place] or place
+    events = { [op[4]] = { [4] = ARGV[before + place] } }
+  end
+  if place == 0 or events then
+    run_op(op, events, first, ts)
+  end
 end
 local reply = string.format('%.0f ', first) .. ts .. ' ' .. (#skipped > 0 and table.concat(skipped, ',') or '-')
   .. ' ' .. (registered ~= '' and registered or '-')

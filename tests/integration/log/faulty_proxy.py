@@ -31,11 +31,11 @@ class FaultyProxy:
         self.replied = asyncio.Event()
 
     def lose_reply(self, text: str, times: int = 1) -> None:
-        """The server gets a request with `text` and answers; then the connection breaks before the answer is through."""
+        """The server gets a request with `text` and answers; the connection breaks before the answer is through."""
         self._lose[text.encode()] = times
 
     def hold_request(self, text: str) -> None:
-        """The first request with `text` stays on the way until `released` is set; the connection stays open meanwhile."""
+        """The first request with `text` stays on the way until `released` is set, on a connection that stays open."""
         self._hold.add(text.encode())
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -134,9 +134,9 @@ async def test_what_cannot_be_stored_is_refused_before_anything_is_sent(
     with pytest.raises(refusal) as error:
         await spine.publish(**({"type": "a.b", "payload": {}} | arguments))
     assert error.value.stored is False
+    draft = {"type": "a.b", "payload": {}} | arguments
+    durability = draft.pop("durability", None)
     with pytest.raises(refusal):
-        draft = {"type": "a.b", "payload": {}} | arguments
-        durability = draft.pop("durability", None)
         await spine.publish_many([Draft("good.one"), Draft(**draft)], durability=durability)
     assert (await raw.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0) == before
     assert await everything(spine) == []
