@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import typer
 
 from spine.cli import namespace
+from spine.cli.dev import dev
 from spine.cli.doctor import doctor
 from spine.cli.publish import publish
 from spine.cli.read import history, replay, tail
+from spine.cli.run import run
 from spine.cli.trace import trace
 
+AGENTS = "Agents"
 LOG = "The log"
 SERVER = "The server"
 
@@ -34,14 +40,21 @@ def spine(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
     """Many agents, one system: the event backbone on Redis Streams."""
-    from spine.cli.running import log_to_stderr
-
-    log_to_stderr()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
 
-for command in (publish, tail, history, replay, trace):
-    app.command(rich_help_panel=LOG)(command)
-app.command(rich_help_panel=SERVER)(doctor)
+COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    (AGENTS, run),
+    (AGENTS, dev),
+    (LOG, publish),
+    (LOG, tail),
+    (LOG, history),
+    (LOG, replay),
+    (LOG, trace),
+    (SERVER, doctor),
+)
+for panel, command in COMMANDS:
+    app.command(rich_help_panel=panel)(command)
 app.add_typer(namespace.app, name="namespace", rich_help_panel=SERVER)
 
 

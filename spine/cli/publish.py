@@ -84,7 +84,11 @@ def publish(
     def client() -> Spine:
         return Spine(url, namespace=namespace, name=source, durability=durability.value, patience_s=PATIENCE_S)
 
-    execute(_bulk(client, like, keep_going, chosen(output)) if bulk else _one(client, like, payload, chosen(output)))
+    execute(
+        _bulk(client, like, None if event_type == STDIN else event_type, keep_going, chosen(output))
+        if bulk
+        else _one(client, event_type, like, payload, chosen(output))
+    )
 
 
 def _context(session: str | None, correlation: str | None, deadline_s: float | None) -> Context | None:
@@ -96,10 +100,10 @@ def _context(session: str | None, correlation: str | None, deadline_s: float | N
     return Context(correlation=correlation or "", session_id=session, deadline=deadline)
 
 
-async def _one(client: Callable[[], Spine], like: Draft, payload: str | None, output: Format) -> None:
+async def _one(client: Callable[[], Spine], event_type: str, like: Draft, payload: str | None, output: Format) -> None:
     from spine.ingest import draft_of
 
-    draft = draft_of((payload or "{}").encode(errors="surrogateescape"), like, like.type)
+    draft = draft_of((payload or "{}").encode(errors="surrogateescape"), like, like.name)
     async with client() as spine:
         event = await spine.publish(
             draft.type,
@@ -114,13 +118,15 @@ async def _one(client: Callable[[], Spine], like: Draft, payload: str | None, ou
         events.write(event)
 
 
-async def _bulk(client: Callable[[], Spine], like: Draft, keep_going: bool, output: Format) -> None:
+async def _bulk(
+    client: Callable[[], Spine], like: Draft, event_type: str | None, keep_going: bool, output: Format
+) -> None:
     from spine.ingest import Ingest, lines
 
     began = time.monotonic()
     async with client() as spine:
         ingest = Ingest(
-            spine, like, event_type=like.type if like.type != STDIN else None, on_bad_line=_tell if keep_going else None
+            spine, like, event_type=like.name if like.name != STDIN else None, on_bad_line=_tell if keep_going else None
         )
         try:
             with Progress("publishing", "events") as progress:

@@ -17,7 +17,6 @@ from spine.errors import SpineError
 
 T = TypeVar("T")
 PATIENCE_S = 2.0
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def execute(command: Coroutine[Any, Any, T], *, interrupted: int = INTERRUPTED, fast: bool = False) -> T:
@@ -39,14 +38,11 @@ def execute(command: Coroutine[Any, Any, T], *, interrupted: int = INTERRUPTED, 
         raise typer.Exit(DONE) from None
 
 
-def log_to_stderr(level: str = "warning", name: str = "") -> None:
-    """Show what the library reports; with times, and under `name`, where a command runs for long."""
-    if level == "warning" and not name:
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-        return
+def log_to_stderr(level: str, name: str = "") -> None:
+    """Show what the library reports, with times; under `name` where several processes share a terminal."""
     tag = f"[{name}] " if name else ""
     logging.basicConfig(
-        level=level.upper(), format=f"%(asctime)s %(levelname)s {tag}%(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+        level=level.upper(), format=f"%(asctime)s %(levelname)s {tag}%(message)s", datefmt="%H:%M:%S", force=True
     )
 
 
