@@ -97,7 +97,8 @@ class Handling:
         self.moved_on = session.seq > event.context.session_seq and session.cause != (event.context.causation or -1)
         if not refresh or not session.seq:
             session = SessionState(event.context.session, event.context.session_seq)
-        self.session = Session(session, self._change_session)
+        self._session_state = session
+        self._session: Session | None = None
         self.context = event.context
         if refresh and self.moved_on:
             self.context = event.context.replace(session=session.values, session_seq=session.seq)
@@ -108,6 +109,13 @@ class Handling:
         self._child: Context | None = None
         self._calls: dict[str, int] = {}
         self._parts = 0
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+        if self._session is None:
+            self._session = Session(self._session_state, self._change_session)
+        return self._session
 
     @property
     def spine(self) -> Spine:

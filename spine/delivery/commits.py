@@ -27,7 +27,7 @@ MAX_UNITS_A_CALL = 256
 MAX_EVENTS_A_CALL = 1_024
 BATCH_MEMORY_MS = 3_600_000
 
-Resolve = Callable[[list[Event[Any]] | None, BaseException | None], None]
+Resolve = Callable[["Unit", list[Event[Any]] | None, BaseException | None], None]
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
@@ -50,7 +50,8 @@ class Unit(msgspec.Struct, gc=False, kw_only=True):
     """What is committed together.
 
     Attributes:
-        resolve: called with the stored events, or with the error that refused this unit.
+        resolve: called with this unit and the stored events, or the error that refused it.
+        tag: whatever `resolve` needs to know.
         lease: key of the lease that must still be of `generation`; empty for none.
         generation: fencing token.
         held: the handled event.
@@ -60,6 +61,7 @@ class Unit(msgspec.Struct, gc=False, kw_only=True):
     """
 
     resolve: Resolve
+    tag: Any = None
     lease: str = ""
     generation: int = 0
     held: Held = Held()
@@ -104,7 +106,7 @@ class Committer:
         """Commit one unit and return its events as stored; raises the error that refused it."""
         future: asyncio.Future[list[Event[Any]]] = asyncio.get_running_loop().create_future()
 
-        def resolve(stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+        def resolve(unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
             if future.done():
                 return
             if error is not None:
@@ -234,7 +236,7 @@ _REFUSALS: dict[str, Callable[[Unit], SpineError]] = {
 
 def _tell(unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
     try:
-        unit.resolve(stored, error)
+        unit.resolve(unit, stored, error)
     except Exception:
         logger.exception("after a commit")
 

@@ -38,6 +38,8 @@ class Partition:
     Attributes:
         lease: the right to it.
         draining: it is being handed over: nothing more is taken.
+        unknown: a stream was heard of that the topic list did not have when it was last looked at. Nothing may run on
+            the strength of what is read until it has been looked at again: the stream may hold earlier events.
     """
 
     def __init__(self, server: Server, streams: Streams, lease: Lease, start: int) -> None:
@@ -47,13 +49,14 @@ class Partition:
         self._bell = server.keys.bell(lease.partition)
         self._heard = "0-0"
         self._subscribed: dict[int, Stream] = {}
+        self._others: set[int] = set()
         self._position: dict[int, int] = {}
         self._recheck: dict[int, int] = {}
         self._known: set[int] = set()
         self._read_at: dict[int, float] = {}
         self.lease = lease
         self.draining = False
-        self.unknown = False
+        self.unknown = True
         self.head = 0
 
     @property
@@ -66,13 +69,16 @@ class Partition:
         """Tell whether a stream may hold entries that were not taken."""
         return bool(self._position)
 
-    def subscribe(self, streams: list[Stream]) -> None:
-        """Say which streams to read; new ones are looked at from their beginning."""
-        for stream in streams:
+    def subscribe(self, wanted: list[Stream], others: set[int]) -> None:
+        """Say which streams to read, and the numbers of those that are none of ours; new ones are read from the start.
+
+        Whether the list is newer than what was heard the caller knows: it sets `unknown`.
+        """
+        for stream in wanted:
             if stream.number not in self._subscribed:
                 self._subscribed[stream.number] = stream
                 self._position.setdefault(stream.number, 0)
-        self.unknown = False
+        self._others = others
 
     def look_everywhere(self) -> None:
         """Rings may have been missed: look at every stream again."""
@@ -90,7 +96,7 @@ class Partition:
                 number = int(raw)
                 if number in self._subscribed:
                     self._position.setdefault(number, _seq(self._heard))
-                elif int(fields[0]) > len(self._streams):
+                elif number not in self._others:
                     self.unknown = True
 
     def bounds(self) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from spine.agent import Agent, HandlerSpec
 from spine.codec import decode_entry
 from spine.connection import is_passing
-from spine.delivery.commits import Committer, Held, NoLongerPending, Unit
+from spine.delivery.commits import Committer, Held, NoLongerPending, Resolve, Unit
 from spine.delivery.hand import Hand, Taken
 from spine.delivery.holds import Hold
 from spine.delivery.leases import Lease, Leases
@@ -81,6 +81,7 @@ class Agency:
         self._held = HeldKeys(self.server, spine.reader, agent.name, self._admit_waiting, self.spawn)
         self._wake = asyncio.Event()
         self._mine: set[int] = set()
+        self._left_meanwhile: set[int] | None = None
         self._in_flight: dict[int, int] = {}
         self._running: dict[int, Running] = {}
         self._sessions: dict[str, SessionState] = {}
@@ -186,7 +187,6 @@ class Agency:
             return
         if rings is None:
             partition.look_everywhere()
-            self._recover.add(number)
         else:
             partition.hear(rings)
         self._wake.set()
@@ -223,13 +223,11 @@ class Agency:
     async def _take_what_is_there(self) -> None:
         if self.paused or self.stopping:
             return
-        if any(partition.unknown for partition in self.partitions.values()):
-            await self.spine.streams.refresh()
-            for partition in self.partitions.values():
-                self._subscribe(partition)
+        await self._learn_streams()
         for number in [number for number in self._recover if number in self.partitions]:
             await self._recover_partition(self.partitions[number])
         while not (self.paused or self.stopping):
+            await self._learn_streams()
             ready = [p for p in self.partitions.values() if p.has_news and not p.draining]
             room = self.agent.prefetch - self.hand.size
             stalled = room <= 0 and not self.hand.has_ready() and not self._running
@@ -249,8 +247,13 @@ class Agency:
             self._recover.add(partition.number)
             raise
         await self._admit(reads, partition, suspect=False)
-        if not partition.draining:
-            self.hand.set_bounds(partition.number, partition.bounds())
+        self._set_bounds(partition)
+
+    def _set_bounds(self, partition: Partition) -> None:
+        """Let run what nothing can overtake any more; not while a stream is unknown that may hold earlier events."""
+        if partition.draining or partition.unknown:
+            return
+        self.hand.set_bounds(partition.number, partition.bounds())
         self._slots.wake()
 
     async def _recover_partition(self, partition: Partition) -> None:
@@ -258,6 +261,7 @@ class Agency:
         self._recover.discard(partition.number)
         if partition.draining:
             return
+        self._left_meanwhile = set()
         try:
             reads = await partition.recover(self.name)
             await self._admit(reads, partition, suspect=not partition.lease.clean)
@@ -267,10 +271,34 @@ class Agency:
             self._recover.add(partition.number)
             raise
 
+    async def _learn_streams(self) -> None:
+        """Bring the topic list up to what was heard; what is heard meanwhile may be newer than the answer."""
+        asking = [partition for partition in self.partitions.values() if partition.unknown]
+        if not asking:
+            return
+        for partition in asking:
+            partition.unknown = False
+        try:
+            await self.spine.streams.refresh()
+        except BaseException:
+            for partition in asking:
+                partition.unknown = True
+            raise
+        for partition in list(self.partitions.values()):
+            self._subscribe(partition)
+        for partition in asking:
+            if self.partitions.get(partition.number) is partition:
+                self._set_bounds(partition)
+
     def _subscribe(self, partition: Partition) -> None:
-        streams = [stream for stream in self.spine.streams.all() if self._reads(stream.topic)]
-        self._lanes.update(stream.lane for stream in streams)
-        partition.subscribe(streams)
+        wanted, others = [], set()
+        for stream in self.spine.streams.all():
+            if self._reads(stream.topic):
+                wanted.append(stream)
+            else:
+                others.add(stream.number)
+        self._lanes.update(stream.lane for stream in wanted)
+        partition.subscribe(wanted, others)
 
     async def _admit(self, reads: Iterable[Read], partition: Partition, *, suspect: bool) -> None:
         taken: list[Taken] = []
@@ -278,7 +306,7 @@ class Agency:
             handled = await self._handled_before(read, partition)
             for entry in read.entries:
                 seq = int(entry[0].partition(b"-")[0])
-                if seq in self._mine and entry[0].endswith(b"-0"):
+                if entry[0].endswith(b"-0") and (seq in self._mine or seq in (self._left_meanwhile or ())):
                     continue
                 one = self._decode(entry, read.stream.topic, partition, read.stream.number, read.stream.lane, read.key)
                 if one is None:
@@ -368,18 +396,19 @@ class Agency:
 
     # --- running ---
 
-    def _next_work(self) -> Awaitable[None] | None:
+    def _next_work(self, task: asyncio.Task[Any]) -> Awaitable[None] | None:
         if self.paused or self.stopping:
             return None
         taken = self.hand.next_ready(time.monotonic())
         if taken is None:
             return None
-        return Attempt(self, taken).run() if not taken.suspect else self._alone(taken)
+        attempt = Attempt(self, taken, task)
+        return attempt.run() if not taken.suspect else self._alone(attempt)
 
-    async def _alone(self, taken: Taken) -> None:
+    async def _alone(self, attempt: Attempt) -> None:
         """Events that were in hand when a worker died run one at a time, so that the killer is found."""
         async with self._suspects:
-            await Attempt(self, taken).run()
+            await attempt.run()
 
     def handler(self, event_type: str) -> HandlerSpec | None:
         """Return the handler for a type."""
@@ -417,15 +446,13 @@ class Agency:
             if self.is_cancelled(running.taken.event):
                 running.cancel("cancelled")
 
-    async def may_start(self, taken: Taken) -> bool:
-        """Wait until the agent's rate and its limit over all workers allow one more; false when that was cut off."""
-        await self._limits.enter(taken.event.seq)
-        return True
+    @property
+    def limits(self) -> Limits:
+        """The agent's rate and its limit over all workers."""
+        return self._limits
 
-    def start(self, taken: Taken, spec: HandlerSpec) -> Running:
-        """Note that a handler begins in the current task."""
-        task = asyncio.current_task()
-        assert task is not None
+    def start(self, taken: Taken, spec: HandlerSpec, task: asyncio.Task[Any]) -> Running:
+        """Note that a handler begins in `task`."""
         running = self._running[taken.event.seq] = Running(taken, task, spec.preemptible)
         return running
 
@@ -517,46 +544,55 @@ class Agency:
             held.moving += 1
         holds = self._held.writes(one.partition)
 
-        def moved(stored: list[Event[Any]] | None, error: BaseException | None) -> None:
-            if held is not None:
-                held.moving -= 1
-            self._settled(one, error, None)
+        self._commit_unit(
+            one, [], holds.to_back(one.order_key, one.reference), held_as(one, self.name, holds), self._moved
+        )
 
-        self._commit_unit(one, [], holds.to_back(one.order_key, one.reference), held_as(one, self.name, holds), moved)
+    def _moved(self, unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+        held = self._held.get(unit.tag.order_key)
+        if held is not None:
+            held.moving -= 1
+        self._settled(unit.tag, error, None)
 
     def _submit(
         self, taken: Taken, events: list[Prepared], writes: tuple[Write, ...], held: Any, *, parks: bool
     ) -> None:
-        def resolved(stored: list[Event[Any]] | None, error: BaseException | None) -> None:
-            self._settled(taken, error, unit)
-            if error is None or isinstance(error, NoLongerPending | LeaseLost):
-                self.hand.finished(taken)
-                if not parks:
-                    self._held.finished(taken)
+        self._commit_unit(taken, events, writes, held, self._parked if parks else self._resolved)
 
-        unit = self._commit_unit(taken, events, writes, held, resolved)
+    def _resolved(self, unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+        self._parked(unit, stored, error)
+        if error is None or isinstance(error, NoLongerPending | LeaseLost):
+            self._held.finished(unit.tag)
+
+    def _parked(self, unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+        self._settled(unit.tag, error, unit)
+        if error is None or isinstance(error, NoLongerPending | LeaseLost):
+            self.hand.finished(unit.tag)
 
     def _commit_unit(
-        self, taken: Taken, events: list[Prepared], writes: tuple[Write, ...], held: Any, resolve: Callable[..., None]
-    ) -> Unit:
+        self, taken: Taken, events: list[Prepared], writes: tuple[Write, ...], held: Held, resolve: Resolve
+    ) -> None:
         partition = self.partitions.get(taken.partition)
         self._in_flight[taken.partition] = self._in_flight.get(taken.partition, 0) + 1
-        unit = Unit(
-            resolve=resolve,
-            lease=self.server.keys.lease(self.name, taken.partition),
-            generation=partition.lease.generation if partition is not None else -1,
-            held=held,
-            events=events,
-            writes=writes,
+        self._committer.submit(
+            Unit(
+                resolve=resolve,
+                tag=taken,
+                lease=self.server.keys.lease(self.name, taken.partition) if partition is None else partition.lease.key,
+                generation=-1 if partition is None else partition.lease.generation,
+                held=held,
+                events=events,
+                writes=writes,
+            )
         )
-        self._committer.submit(unit)
-        return unit
 
     def _settled(self, taken: Taken, error: BaseException | None, unit: Unit | None) -> None:
         """Book the end of a commit: it is stored, refused for good, or tried again."""
         if error is None or isinstance(error, NoLongerPending | LeaseLost) or unit is None:
             self._in_flight[taken.partition] -= 1
             self._mine.discard(taken.event.seq)
+            if self._left_meanwhile is not None:
+                self._left_meanwhile.add(taken.event.seq)
         if error is None:
             return
         if isinstance(error, LeaseLost):
@@ -583,11 +619,10 @@ class Agency:
 
     def _acknowledge(self, one: Taken) -> None:
         holds = self._held.writes(one.partition)
+        self._commit_unit(one, [], (), held_as(one, self.name, holds), self._acknowledged)
 
-        def resolved(stored: list[Event[Any]] | None, error: BaseException | None) -> None:
-            self._settled(one, error, None)
-
-        self._commit_unit(one, [], (), held_as(one, self.name, holds), resolved)
+    def _acknowledged(self, unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+        self._settled(unit.tag, error, None)
 
     def _bury_damaged(
         self, entry: Any, topic: str, partition: Partition, number: int, stream: str, error: DecodeError
@@ -617,7 +652,7 @@ class Agency:
         if entry_id.endswith("-0"):
             writes.append(done.write(self.server.keys, self.name, partition.number, letter.seq))
 
-        def resolved(stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+        def resolved(unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
             if error is not None and not isinstance(error, NoLongerPending | LeaseLost):
                 self._recover.add(partition.number)
 

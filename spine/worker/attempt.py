@@ -60,7 +60,8 @@ class HandlerTimeout(SpineError):
 class Attempt:
     """One attempt; `run` never raises, but for being cancelled from outside."""
 
-    def __init__(self, agency: Agency, taken: Taken) -> None:
+    def __init__(self, agency: Agency, taken: Taken, task: asyncio.Task[Any]) -> None:
+        self._task = task
         self._agency = agency
         self._taken = taken
         self._event: Event[Any] = taken.event
@@ -88,8 +89,8 @@ class Attempt:
             return
         if taken.suspect and not await self._survived(self._spec):
             return
-        if not await agency.may_start(taken):
-            return
+        if agency.limits.needed:
+            await agency.limits.enter(event.seq)
         await self._handle(self._spec, state)
 
     def _not_handled(self) -> Outcome | None:
@@ -118,7 +119,7 @@ class Attempt:
         if spec.stale == "drop" and handling.moved_on:
             self._end("stale")
             return
-        running = agency.start(self._taken, spec)
+        running = agency.start(self._taken, spec, self._task)
         try:
             await self._call(spec, handling, running)
         except asyncio.CancelledError:

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 YIELD_EVERY = 32
 
@@ -15,13 +16,17 @@ class Slots:
 
     Args:
         limit: handlers at work at once; those that wait for others do not count.
-        next_work: returns the next piece of work, ``None`` when there is none now.
+        next_work: returns the next piece of work for a task, ``None`` when there is none now.
         has_work: tells whether there is any.
         name: of the tasks.
     """
 
     def __init__(
-        self, limit: int, next_work: Callable[[], Awaitable[None] | None], has_work: Callable[[], bool], name: str
+        self,
+        limit: int,
+        next_work: Callable[[asyncio.Task[None]], Awaitable[None] | None],
+        has_work: Callable[[], bool],
+        name: str,
     ) -> None:
         self.limit = limit
         self.active = 0
@@ -86,9 +91,10 @@ class Slots:
 
     async def _work(self) -> None:
         count = 0
+        me = cast("asyncio.Task[None]", asyncio.current_task())
         while not self._closed:
             self._waking = False
-            work = self._next_work() if self.active < self.limit and not self._returning else None
+            work = self._next_work(me) if self.active < self.limit and not self._returning else None
             if work is None:
                 if len(self._idle) >= self.limit:
                     return
