@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import msgspec
 from pydantic import BaseModel
 
+from spine.catalog.types import EventType
 from spine.declarations import check_patterns, find, marked, names_around, payload_model
 from spine.delivery.retry import OnDead, Retry
 from spine.errors import InvalidInput
@@ -50,14 +51,14 @@ class HandlerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def on(
-    *types: str,
+    *types: str | type[EventType],
     retry: Retry | None = None,
     on_dead: OnDead = "continue",
     stale: Stale = "refresh",
     preemptible: bool = False,
     timeout_s: float | None = None,
 ) -> Callable[[Function], Function]:
-    """Declare a method of an agent to be the handler of `types` (patterns may hold ``*``).
+    """Declare a method of an agent to be the handler of `types` (patterns may hold ``*``; an `EventType` is a type).
 
     The method takes the event and, if it wants one, a `Handling`. ``Event[Model]`` as the event's annotation validates
     the payload. An event that fails validation fails like a handler that raises.

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from spine.catalog.types import EventType
 from spine.errors import InvalidInput
 from spine.events import Event
 from spine.names import check_pattern, matcher
@@ -25,11 +26,11 @@ class Declared(Protocol):
 SpecT = TypeVar("SpecT", bound=Declared)
 
 
-def check_patterns(types: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `types` when each may be declared."""
+def check_patterns(types: tuple[str | type[EventType], ...]) -> tuple[str, ...]:
+    """Return the names of `types` when each may be declared."""
     if not types:
         raise InvalidInput("name at least one type")
-    return tuple(check_pattern(pattern) for pattern in types)
+    return tuple(check_pattern(found if isinstance(found, str) else found.event_type) for found in types)
 
 
 def find(specs: tuple[SpecT, ...], event_type: str) -> SpecT | None:

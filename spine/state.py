@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgspec
 from pydantic import BaseModel, ValidationError
 
+from spine.catalog.types import EventType
 from spine.declarations import check_patterns, find, marked, names_around, payload_model, state_model
 from spine.errors import InvalidInput, ReducerFailed
 from spine.events import Event
@@ -27,7 +28,7 @@ class ReducerSpec(msgspec.Struct, frozen=True, kw_only=True):
     model: type[BaseModel] | None = None
 
 
-def reduces(*types: str) -> Callable[[Function], Function]:
+def reduces(*types: str | type[EventType]) -> Callable[[Function], Function]:
     """Declare a method to be the reducer of `types`: it takes the state and an event, and returns the new state.
 
     A reducer is pure: no I/O, no clock, no randomness, and it changes nothing but what it returns.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from spine.testing.memory import forget
 from spine.testing.servers import RedisServer
 
 
@@ -22,6 +23,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def url(server: RedisServer) -> str:
     """Where the server of this run is."""
     return server.url
+
+
+@pytest.fixture
+def memory_url() -> Iterator[str]:
+    """A server of this test inside the process."""
+    url = f"memory://{secrets.token_hex(8)}"
+    yield url
+    forget(url)
 
 
 @pytest.fixture

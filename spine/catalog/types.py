@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 from pydantic import BaseModel, ValidationError
 
 from spine.errors import InvalidInput, InvalidName, InvalidPayload
-from spine.names import check_type
+from spine.names import RESERVED, check_type
 
 Strictness = Literal["off", "known", "strict"]
 Model = type[BaseModel]
@@ -121,6 +121,15 @@ class Catalog:
             close = difflib.get_close_matches(type, self._entries, 1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise InvalidName(f"type {type!r} is not in the catalogue.{hint} Nothing was stored.")
+
+    def check_declared(self, agent: str, topics: Iterable[str]) -> None:
+        """Raise `InvalidName` when an agent listens to a type that nobody may publish: strict, and not here."""
+        for topic in topics:
+            if "*" not in topic and not topic.startswith(("@", RESERVED)):
+                try:
+                    self.check_known(topic)
+                except InvalidName as error:
+                    raise InvalidName(f"agent {agent!r}: {error}") from None
 
     def check(self, type: str, payload: Any) -> tuple[Any, int]:
         """Return `payload` as it is to be stored, and the version of its type.

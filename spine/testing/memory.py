@@ -20,6 +20,8 @@ from spine.errors import Misconfigured
 
 try:
     from fakeredis import FakeRedis, FakeServer
+    from fakeredis._helpers import SimpleError
+    from fakeredis._msgs import XGROUP_KEY_NOT_FOUND_MSG
     from fakeredis.aioredis import AsyncFakeSocket, FakeAsyncRedisConnection, FakeReader, FakeWriter
 except ImportError as error:
     raise Misconfigured("memory:// needs fakeredis: pip install 'event-spine[testing]'") from error
@@ -63,6 +65,21 @@ class _Socket(AsyncFakeSocket):
                 self.put_response([0, 0])
             case _:
                 super()._process_command(fields)
+
+    def xreadgroup(self, *args: Any) -> Any:
+        try:
+            return super().xreadgroup(*args)
+        except SimpleError as error:
+            if error.value == XGROUP_KEY_NOT_FOUND_MSG:
+                raise SimpleError("NOGROUP no such key or consumer group") from None  # as servers say it
+            raise
+
+    def _lua_redis_pcall(self, lua_runtime: Any, expected_globals: set[Any], op: bytes, *args: Any) -> Any:
+        try:
+            return self._lua_redis_call(lua_runtime, expected_globals, op, *args)
+        except Exception as error:
+            # fakeredis leaves a Python string here, which is no string for Lua
+            return lua_runtime.table_from({b"err": str(error).encode()})
 
     def leave(self) -> None:
         """End a blocking read that waits, and be forgotten by the server."""

@@ -57,6 +57,9 @@ class Worker:
     ) -> None:
         if not agents:
             raise InvalidInput("name at least one agent to run")
+        if spine.catalog is not None:
+            for agent in agents:
+                spine.catalog.check_declared(agent.name, agent.topics())
         names = [agent.name for agent in agents]
         if len(set(names)) != len(names):
             raise InvalidInput(f"two agents of one name: {', '.join(names)}")

@@ -1,0 +1,164 @@
+"""The catalogue refuses what does not fit, names the field, and stores what the model would write."""
+
+from decimal import Decimal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from spine import Agent, Event, Handling, InvalidInput, InvalidName, InvalidPayload, Spine, Worker, on
+from spine.catalog import Catalog, EventType
+from spine.testing.waiting import wait_until
+
+
+class Line(BaseModel):
+    sku: int
+    price: Decimal = Decimal(0)
+
+
+class OrderPlaced(EventType, name="order.placed", version=3):
+    """A customer has ordered."""
+
+    lines: list[Line]
+    note: str = Field(default="", max_length=10)
+
+
+class Cancellation(BaseModel):
+    reason: str
+
+
+class Loose(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    known: int
+
+
+class Holder(BaseModel):
+    loose: Loose
+    line: Line | None = None
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    catalog = Catalog(OrderPlaced)
+    catalog.register("order.cancelled", Cancellation)
+    return catalog
+
+
+def test_a_payload_is_stored_as_its_model_writes_it(catalog: Catalog) -> None:
+    payload, version = catalog.check("order.placed", {"lines": [{"sku": "7", "price": "1.50"}]})
+    assert payload == {"lines": [{"sku": 7, "price": "1.50"}], "note": ""}
+    assert version == 3
+
+
+@pytest.mark.parametrize(
+    ("payload", "named"),
+    [
+        ({}, "lines: Field required"),
+        ({"lines": [{"sku": 1}, {"sku": "x"}]}, r"lines\[1\]\.sku: Input should be a valid integer"),
+        ({"lines": [], "note": "x" * 11}, "note: String should have at most 10"),
+        ({"lines": [], "nots": "typo"}, "nots: Extra inputs are not permitted"),
+        ({"lines": [{"sku": 1, "colour": 2}]}, r"lines\[0\]\.colour: Extra"),
+        ([], "payload: Input should be a valid dictionary"),
+        (Cancellation(reason="x"), "lines: Field required"),
+    ],
+)
+def test_what_is_wrong_is_named(catalog: Catalog, payload, named: str) -> None:
+    with pytest.raises(InvalidPayload, match=named) as caught:
+        catalog.check("order.placed", payload)
+    assert "'order.placed' is not a OrderPlaced" in str(caught.value)
+    assert caught.value.stored is False
+
+
+def test_many_errors_are_counted_not_listed(catalog: Catalog) -> None:
+    with pytest.raises(InvalidPayload, match="and 3 more"):
+        catalog.check("order.placed", {"lines": [{"sku": "x"}] * 8})
+
+
+def test_a_models_own_rule_for_extra_fields_holds() -> None:
+    catalog = Catalog()
+    catalog.register("loose", Loose)
+    catalog.register("holder", Holder)
+    assert catalog.check("loose", {"known": 1, "other": 2})[0] == {"known": 1, "other": 2}
+    held = {"loose": {"known": 1, "other": 2}, "line": None}
+    assert catalog.check("holder", held)[0] == held
+    with pytest.raises(InvalidPayload, match=r"line\.other: Extra"):
+        catalog.check("holder", {"loose": {"known": 1, "more": 2}, "line": {"sku": 1, "other": 2}})
+
+
+def test_strictness_decides_about_types_that_are_not_here() -> None:
+    for strictness in ("off", "known"):
+        assert Catalog(OrderPlaced, strictness=strictness).check("any.thing", {"a": 1}) == ({"a": 1}, 1)
+    with pytest.raises(InvalidName, match=r"'order\.plced' is not in the catalogue. Did you mean 'order\.placed'\?"):
+        Catalog(OrderPlaced, strictness="strict").check("order.plced", {})
+    assert Catalog(OrderPlaced, strictness="off").check("order.placed", {"nonsense": 1}) == ({"nonsense": 1}, 3)
+    with pytest.raises(InvalidInput, match="strictness"):
+        Catalog(strictness="loose")
+
+
+def test_a_type_is_registered_once(catalog: Catalog) -> None:
+    catalog.register(OrderPlaced)
+    assert [entry.type for entry in catalog] == ["order.placed", "order.cancelled"]
+    with pytest.raises(InvalidInput, match=r"'order\.placed' is registered already, as .*OrderPlaced"):
+        catalog.register("order.placed", Cancellation)
+    with pytest.raises(InvalidInput, match="Cancellation does not say which type"):
+        catalog.register(Cancellation)
+    with pytest.raises(InvalidName):
+        catalog.register("spine.own", Cancellation)
+    with pytest.raises(InvalidName):
+
+        class Bad(EventType, name="Order Placed"):
+            pass
+
+
+async def test_publish_takes_an_event_type_as_it_is(memory_url: str, catalog: Catalog) -> None:
+    async with Spine(memory_url, catalog=catalog) as spine:
+        event = await spine.publish(OrderPlaced(lines=[Line(sku=1)]), key="k")
+        assert (event.type, event.type_version) == ("order.placed", 3)
+        assert event.payload == {"lines": [{"sku": 1, "price": "0"}], "note": ""}
+        assert await spine.history() == [event]
+    async with Spine(memory_url) as spine:
+        again = await spine.publish(OrderPlaced(lines=[]))
+        assert (again.type, again.type_version) == ("order.placed", 3)
+
+
+async def test_nothing_is_stored_of_a_batch_with_one_bad_payload(memory_url: str, catalog: Catalog) -> None:
+    from spine import Draft
+
+    async with Spine(memory_url, catalog=catalog) as spine:
+        with pytest.raises(InvalidPayload, match="reason"):
+            await spine.publish_many([Draft("order.cancelled", {"reason": "no"}), Draft("order.cancelled", {})])
+        assert await spine.history() == []
+
+
+class Shop(Agent):
+    name = "shop"
+
+    @on(OrderPlaced)
+    async def placed(self, event: Event[OrderPlaced], ctx: Handling) -> None:
+        assert isinstance(event.payload, OrderPlaced)
+        await ctx.publish("order.cancelled", {"reason": event.payload.note} if event.payload.note else {})
+
+
+async def test_handlers_name_types_by_their_class_and_are_checked_when_they_publish(
+    memory_url: str, catalog: Catalog
+) -> None:
+    async with Spine(memory_url, catalog=catalog) as spine, Worker(spine, Shop):
+        await spine.publish(OrderPlaced(lines=[], note="late"))
+
+        async def cancelled() -> list[Event]:
+            return await spine.history(types="order.cancelled")
+
+        assert (await wait_until(cancelled))[0].payload == {"reason": "late"}
+
+
+class Typing(Agent):
+    name = "typing"
+
+    @on("order.plced")
+    async def placed(self, event: Event) -> None: ...
+
+
+async def test_a_strict_catalogue_refuses_an_agent_that_listens_to_a_type_it_does_not_know(memory_url: str) -> None:
+    async with Spine(memory_url, catalog=Catalog(OrderPlaced, strictness="strict")) as spine:
+        with pytest.raises(InvalidName, match=r"typing.*order\.plced.*order\.placed"):
+            async with Worker(spine, Typing):
+                pass
