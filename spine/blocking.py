@@ -29,9 +29,11 @@ from spine.client import Spine as AsyncSpine
 from spine.errors import SpineError, Unavailable
 from spine.events import Event
 from spine.log.subscriptions import Subscription as AsyncSubscription
+from spine.timers import Scheduled as AsyncScheduled
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 READ_AHEAD = 1_000
 
@@ -118,6 +120,57 @@ class _End:
         self.error = error
 
 
+class Subscription:
+    """A running subscription; `stop` ends it."""
+
+    def __init__(self, background: _Background, subscription: AsyncSubscription) -> None:
+        self._background = background
+        self._subscription = subscription
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types or patterns subscribed to."""
+        return self._subscription.types
+
+    @property
+    def position(self) -> int:
+        """Seq of the last event handed to the callback."""
+        return self._subscription.position
+
+    @property
+    def errors(self) -> int:
+        """How often the callback raised."""
+        return self._subscription.errors
+
+    @property
+    def lag(self) -> int:
+        """Numbers between the newest event known to this client and the last one handed to the callback."""
+        return self._subscription.lag
+
+    def stop(self) -> None:
+        """End the subscription; no callback starts after this."""
+        self._background.run(self._subscription.stop())
+
+
+class Scheduled:
+    """An event that is to be published later.
+
+    Attributes:
+        id: its id in the timetable, and the id of the event.
+        due: when, by the server's clock. The seq comes when it is due.
+    """
+
+    def __init__(self, background: _Background, scheduled: AsyncScheduled) -> None:
+        self.id = scheduled.id
+        self.due = scheduled.due
+        self._background = background
+        self._scheduled = scheduled
+
+    def cancel(self) -> bool:
+        """Take it out of the timetable; return whether it was still there."""
+        return self._background.run(self._scheduled.cancel())
+
+
 def _blocking(
     method: Callable[Concatenate[AsyncSpine, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Spine, P], T]:
@@ -126,6 +179,19 @@ def _blocking(
     def call(self: Spine, /, *args: P.args, **kwargs: P.kwargs) -> T:
         background, client = self._session()
         return background.run(method(client, *args, **kwargs))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+def _wrapping(
+    method: Callable[Concatenate[AsyncSpine, P], Coroutine[Any, Any, T]], wrap: Callable[[_Background, T], R]
+) -> Callable[Concatenate[Spine, P], R]:
+    """Return the same, for a result that has methods to await itself: `wrap` gives it those that wait."""
+
+    def call(self: Spine, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        background, client = self._session()
+        return wrap(background, background.run(method(client, *args, **kwargs)))
 
     functools.update_wrapper(call, method)
     return call
@@ -157,38 +223,6 @@ def _iterating(
 
     functools.update_wrapper(call, method)
     return call
-
-
-class Subscription:
-    """A running subscription; `stop` ends it."""
-
-    def __init__(self, background: _Background, subscription: AsyncSubscription) -> None:
-        self._background = background
-        self._subscription = subscription
-
-    @property
-    def types(self) -> tuple[str, ...]:
-        """The types or patterns subscribed to."""
-        return self._subscription.types
-
-    @property
-    def position(self) -> int:
-        """Seq of the last event handed to the callback."""
-        return self._subscription.position
-
-    @property
-    def errors(self) -> int:
-        """How often the callback raised."""
-        return self._subscription.errors
-
-    @property
-    def lag(self) -> int:
-        """Numbers between the newest event known to this client and the last one handed to the callback."""
-        return self._subscription.lag
-
-    def stop(self) -> None:
-        """End the subscription; no callback starts after this."""
-        self._background.run(self._subscription.stop())
 
 
 class Spine:
@@ -265,6 +299,13 @@ class Spine:
 
     publish = _blocking(AsyncSpine.publish)
     publish_many = _blocking(AsyncSpine.publish_many)
+    schedule = _wrapping(AsyncSpine.schedule, Scheduled)
+    unschedule = _blocking(AsyncSpine.unschedule)
+    request = _blocking(AsyncSpine.request)
+    request_stream = _iterating(AsyncSpine.request_stream)
+    read_reply = _blocking(AsyncSpine.read_reply)
+    session = _blocking(AsyncSpine.session)
+    update_session = _blocking(AsyncSpine.update_session)
     replay = _iterating(AsyncSpine.replay)
     tail = _iterating(AsyncSpine.tail)
     history = _blocking(AsyncSpine.history)

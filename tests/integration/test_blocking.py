@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import multiprocessing
+import secrets
 import threading
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,19 @@ from queue import Queue
 import pytest
 
 import spine
-from spine import Context, Draft, Event, InvalidName, ServerUnreachable, SpineError, Unavailable
+from spine import (
+    Agent,
+    Context,
+    Draft,
+    Event,
+    Handling,
+    InvalidName,
+    ServerUnreachable,
+    SpineError,
+    Unavailable,
+    Worker,
+    on,
+)
 from spine.blocking import Spine
 
 
@@ -124,6 +137,57 @@ def test_a_failing_callback_is_counted_and_the_next_event_comes(client: Spine) -
     assert [heard.get(timeout=10), heard.get(timeout=10)] == [1, 2]
     subscription.stop()
     assert subscription.errors >= 1
+
+
+class Echo(Agent):
+    name = "echo"
+
+    @on("echo")
+    async def echo(self, event: Event, ctx: Handling) -> None:
+        await ctx.stream({"half": event.payload["n"] // 2})
+        await ctx.reply({"n": event.payload["n"]})
+
+
+def test_requests_and_their_parts(client: Spine) -> None:
+    background, async_client = client._session()
+    stop = threading.Event()
+
+    async def serve() -> None:
+        async with Worker(async_client, Echo):
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+
+    ready = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(background.run, serve())
+        assert ready.wait(10)
+        request_id = secrets.token_hex(16)
+        answer = client.request("echo", {"n": 7}, key="k", timeout=10, request_id=request_id)
+        assert answer.payload == {"n": 7}
+        assert client.read_reply(request_id, key="k") == answer
+        parts = [part.payload for part in client.request_stream("echo", {"n": 8}, timeout=10)]
+        assert parts == [{"half": 4}, {"n": 8}]
+        stop.set()
+        serving.result(10)
+
+
+def test_scheduled_events_come_or_are_cancelled(client: Spine) -> None:
+    tail = client.tail(after=0)
+    kept = client.schedule("later", {"n": 1}, delay=0.05)
+    dropped = client.schedule("later", {"n": 2}, delay=0.05)
+    by_id = client.schedule("later", {"n": 3}, delay=60)
+    assert dropped.cancel()
+    assert client.unschedule(by_id.id)
+    event = next(tail)
+    assert (event.id, event.payload) == (kept.id, {"n": 1})
+    assert not kept.cancel()
+    tail.close()
+    assert len(client.history()) == 1
+
+
+def test_session(client: Spine) -> None:
+    client.update_session("s-1", {"name": "Ada"})
+    assert client.session("s-1") == {"name": "Ada"}
 
 
 def test_it_connects_with_the_first_call_and_not_again_once_closed(url: str, namespace: str) -> None:
