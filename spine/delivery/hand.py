@@ -6,15 +6,14 @@ urgent lane comes before it, and every stream that could still bring such a one 
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+import itertools
+from heapq import heapify, heappop, heappush
 from typing import Any, Literal
 
 import msgspec
 
 from spine.events import Event, Priority
 from spine.log.streams import LANES
-
-NO_BOUND = 0
 
 
 class Taken(msgspec.Struct, gc=False, kw_only=True):
@@ -56,8 +55,13 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
         return f"{self.event.seq}:{self.number}"
 
 
+# Heaps order by lane and place; the count in between decides among equals, so that no two events are ever compared.
+_Waiting = tuple[int, int, int, Taken]
+_Offered = tuple[int, int, Taken]
+
+
 class _KeyQueue(msgspec.Struct):
-    waiting: list[tuple[int, int, Taken]]
+    waiting: list[_Waiting]
     running: Taken | None = None
 
 
@@ -72,35 +76,29 @@ class Hand:
         self.ageing_s = ageing_s
         self.size = 0
         self._keys: dict[str, _KeyQueue] = {}
-        self._ready: list[list[tuple[int, str, Taken]]] = [[] for _ in LANES]
-        self._beyond: dict[int, list[tuple[int, int, str, Taken]]] = {}
+        self._ready: list[list[_Offered]] = [[] for _ in LANES]
+        self._beyond: dict[int, list[list[_Offered]]] = {}
         self._bounds: dict[int, list[int]] = {}
+        self._count = itertools.count()
 
     def add(self, taken: Taken) -> None:
         """Take an event into hand."""
         queue = self._keys.get(taken.order_key)
         if queue is None:
             queue = self._keys[taken.order_key] = _KeyQueue([])
-        heappush(queue.waiting, (taken.lane, taken.order, taken))
+        heappush(queue.waiting, (taken.lane, taken.order, next(self._count), taken))
         self.size += 1
-        if queue.running is None and queue.waiting[0][2] is taken:
+        if queue.running is None and queue.waiting[0][3] is taken:
             self._offer(taken)
 
     def set_bounds(self, partition: int, bounds: list[int]) -> None:
         """Say up to which seq every stream that may overtake has been read, for each lane of a partition."""
         self._bounds[partition] = bounds
-        beyond = self._beyond.get(partition)
-        while beyond:
-            order, lane, _, taken = beyond[0]
-            if order > bounds[-1] and order > bounds[lane]:
-                break
-            heappop(beyond)
-            if self._is_head(taken):
-                if order <= bounds[lane]:
-                    heappush(self._ready[lane], (order, taken.order_key, taken))
-                else:
-                    heappush(beyond, (order, lane, taken.order_key, taken))
-                    break
+        for lane, beyond in enumerate(self._beyond.get(partition, ())):
+            while beyond and beyond[0][0] <= bounds[lane]:
+                offered = heappop(beyond)
+                if self._is_head(offered[2]):
+                    heappush(self._ready[lane], offered)
 
     def next_ready(self, now: float) -> Taken | None:
         """Return the next event to run, ``None`` when none may; its key is running until `finished`."""
@@ -138,7 +136,7 @@ class Hand:
         if queue is None or queue.running is not taken:
             return
         queue.running = None
-        heappush(queue.waiting, (taken.lane, taken.order, taken))
+        heappush(queue.waiting, (taken.lane, taken.order, next(self._count), taken))
         self._go_on(taken.order_key, queue)
 
     def withdraw(self, order_key: str) -> list[Taken]:
@@ -146,22 +144,26 @@ class Hand:
         queue = self._keys.get(order_key)
         if queue is None:
             return []
-        out = [item for item in sorted(queue.waiting, key=lambda item: item[:2]) if item[0] != Priority.URGENT]
+        out = [item for item in sorted(queue.waiting) if item[0] != Priority.URGENT]
         queue.waiting = [item for item in queue.waiting if item[0] == Priority.URGENT]
+        heapify(queue.waiting)
         self.size -= len(out)
         if queue.running is None:
             self._go_on(order_key, queue)
-        return [item[2] for item in out]
+        return [item[3] for item in out]
 
     def drop_partition(self, partition: int) -> list[Taken]:
         """Forget and return what waits in a partition; what runs stays until it is finished."""
         dropped: list[Taken] = []
         for order_key, queue in list(self._keys.items()):
-            kept = [item for item in queue.waiting if item[2].partition != partition]
-            dropped += (item[2] for item in queue.waiting if item[2].partition == partition)
-            self.size -= len(queue.waiting) - len(kept)
-            queue.waiting = kept
-            if not kept and queue.running is None:
+            gone = [item[3] for item in queue.waiting if item[3].partition == partition]
+            if not gone:
+                continue
+            dropped += gone
+            self.size -= len(gone)
+            queue.waiting = [item for item in queue.waiting if item[3].partition != partition]
+            heapify(queue.waiting)
+            if not queue.waiting and queue.running is None:
                 del self._keys[order_key]
         self._beyond.pop(partition, None)
         self._bounds.pop(partition, None)
@@ -177,23 +179,24 @@ class Hand:
 
     def _go_on(self, order_key: str, queue: _KeyQueue) -> None:
         if queue.waiting:
-            self._offer(queue.waiting[0][2])
+            self._offer(queue.waiting[0][3])
         elif queue.running is None:
             self._keys.pop(order_key, None)
 
     def _offer(self, taken: Taken) -> None:
         bounds = self._bounds.get(taken.partition)
+        offered = (taken.order, next(self._count), taken)
         if taken.source == "waiting" or (bounds is not None and taken.order <= bounds[taken.lane]):
-            heappush(self._ready[taken.lane], (taken.order, taken.order_key, taken))
+            heappush(self._ready[taken.lane], offered)
         else:
-            beyond = self._beyond.setdefault(taken.partition, [])
-            heappush(beyond, (taken.order, taken.lane, taken.order_key, taken))
+            beyond = self._beyond.setdefault(taken.partition, [[] for _ in LANES])
+            heappush(beyond[taken.lane], offered)
 
     def _is_head(self, taken: Taken) -> bool:
         queue = self._keys.get(taken.order_key)
-        return queue is not None and queue.running is None and bool(queue.waiting) and queue.waiting[0][2] is taken
+        return queue is not None and queue.running is None and bool(queue.waiting) and queue.waiting[0][3] is taken
 
-    def _head_of(self, ready: list[tuple[int, str, Taken]]) -> Taken | None:
+    def _head_of(self, ready: list[_Offered]) -> Taken | None:
         while ready:
             if self._is_head(ready[0][2]):
                 return ready[0][2]
