@@ -2,10 +2,14 @@
 
 from spine.agent import Agent, on
 from spine.client import Spine
+from spine.coordination.handoff import Sequence
 from spine.delivery.retry import Retry
 from spine.errors import (
+    CoordinationError,
     DecodeError,
     EmbeddedServerError,
+    HandoffLimit,
+    HandoffLoop,
     InvalidContext,
     InvalidInput,
     InvalidName,
@@ -14,6 +18,7 @@ from spine.errors import (
     Misconfigured,
     NamespaceMismatch,
     NoHandler,
+    NoRoute,
     NotDurable,
     ReducerFailed,
     ReplayGap,
@@ -32,7 +37,7 @@ from spine.errors import (
     UnknownVersion,
     UnsupportedServer,
 )
-from spine.events import Context, Draft, Durability, Event, Priority
+from spine.events import Context, Draft, Durability, Event, Hop, Priority
 from spine.handling import Handling
 from spine.log.subscriptions import Subscription
 from spine.state import reduces
@@ -42,12 +47,16 @@ from spine.worker import Worker, run
 __all__ = [
     "Agent",
     "Context",
+    "CoordinationError",
     "DecodeError",
     "Draft",
     "Durability",
     "EmbeddedServerError",
     "Event",
     "Handling",
+    "HandoffLimit",
+    "HandoffLoop",
+    "Hop",
     "InvalidContext",
     "InvalidInput",
     "InvalidName",
@@ -56,6 +65,7 @@ __all__ = [
     "Misconfigured",
     "NamespaceMismatch",
     "NoHandler",
+    "NoRoute",
     "NotDurable",
     "Priority",
     "ReducerFailed",
@@ -66,6 +76,7 @@ __all__ = [
     "RequestTimeout",
     "Retry",
     "Scheduled",
+    "Sequence",
     "ServerRefused",
     "ServerUnreachable",
     "Spine",

@@ -20,6 +20,10 @@
     │   ├── RequestTimeout (TimeoutError)
     │   ├── RequestCycle
     │   └── RequestFailed
+    ├── CoordinationError                what the agents arranged leads nowhere; trying again would not help
+    │   ├── HandoffLimit
+    │   ├── HandoffLoop
+    │   └── NoRoute
     ├── StateError
     │   ├── StateConflict
     │   ├── ReducerFailed
@@ -34,15 +38,17 @@ it was, ``None`` it is not known (the connection broke after the call was sent).
 
 from __future__ import annotations
 
+from types import EllipsisType
+
 
 class SpineError(Exception):
     """Root of all errors of spine."""
 
     stored: bool | None = False
 
-    def __init__(self, message: str, *, stored: bool | None = None) -> None:
+    def __init__(self, message: str, *, stored: bool | None | EllipsisType = ...) -> None:
         super().__init__(message)
-        if stored is not None:
+        if stored is not ...:
             self.stored = stored
 
 
@@ -128,6 +134,22 @@ class RequestCycle(RequestError):
 
 class RequestFailed(RequestError):
     """The handler of the request failed for good; the message is its error."""
+
+
+class CoordinationError(SpineError):
+    """What the agents arranged leads nowhere, however often it is tried. A handler that raises it is not retried."""
+
+
+class HandoffLimit(CoordinationError):
+    """The work went through too many hands."""
+
+
+class HandoffLoop(CoordinationError):
+    """The same work was handed to the same agent before, and nothing has changed since."""
+
+
+class NoRoute(CoordinationError):
+    """No rule of a router applies, and it has no ``otherwise``."""
 
 
 class StateError(SpineError):

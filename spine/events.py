@@ -49,6 +49,36 @@ class ReplyTo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     partition: int
 
 
+class Hop(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One handoff: work that passed from one agent to another.
+
+    Attributes:
+        source: the agent that handed it over.
+        to: the agent that got it; empty where a sequence ended.
+        type: of the event that it came as.
+        reason: why, in the words of the one who handed it over.
+        work: digest of what was handed over, by which a loop is seen; empty for a step of a sequence.
+    """
+
+    source: str
+    to: str
+    type: str
+    reason: str = ""
+    work: str = ""
+
+
+class Itinerary(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What is left of a sequence (see `spine.Sequence`).
+
+    Attributes:
+        left: the agents still to come.
+        then: type of the event that tells its end; ``None`` for none.
+    """
+
+    left: tuple[str, ...] = ()
+    then: str | None = None
+
+
 class Context(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """What every event carries, so that whoever handles it has the whole picture at once.
 
@@ -68,6 +98,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fal
         traceparent: W3C trace context.
         reply_to: where an answer goes; set by ``request``.
         waiting: which agents wait on which keys for this request; set by ``request``.
+        handoffs: the hands that this very work went through, oldest first; what is published on the way starts anew.
+        sequence: the sequence that this work is in; ``ctx.done`` moves it on.
     """
 
     correlation: str = ""
@@ -83,6 +115,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fal
     traceparent: str | None = None
     reply_to: ReplyTo | None = None
     waiting: tuple[str, ...] = ()
+    handoffs: tuple[Hop, ...] = ()
+    sequence: Itinerary | None = None
 
     def replace(self, **changes: Any) -> Context:
         """Return a copy with `changes`."""

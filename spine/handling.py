@@ -15,8 +15,8 @@ from spine.catalog.types import EventType
 from spine.codec import normalise_payload
 from spine.connection import Server
 from spine.delivery.hand import Taken
-from spine.errors import InvalidInput
-from spine.events import Context, Draft, Event, Payload, Priority, from_ms
+from spine.errors import InvalidInput, NoHandler
+from spine.events import Context, Draft, Event, Payload, Priority, ReplyTo, from_ms
 from spine.log.drafts import Drafts, Prepared, Write
 from spine.requests import Requests, answer, part, seconds_until, stable_request_id, waiting_name
 from spine.sessions import Session, SessionState, session_update
@@ -25,8 +25,10 @@ from spine.timers import Scheduled, due_ms, schedule_writes
 
 if TYPE_CHECKING:
     from spine.client import Spine
+    from spine.coordination.handoff import Sequence
 
 DEFAULT_REQUEST_TIMEOUT_S = 30.0
+PATH_KEPT = 64
 
 
 class Done:
@@ -106,9 +108,15 @@ class Handling:
         self.writes: list[Write] = []
         self._steps: Steps | None = None
         self.replied = False
+        self.addressees: tuple[str, ...] = ()
         self._child: Context | None = None
         self._calls: dict[str, int] = {}
         self._parts = 0
+
+    @property
+    def received(self) -> Event[Any]:
+        """The event as it is stored; `event` may hold the validated model of its payload."""
+        return self._taken.event
 
     @property
     def session(self) -> Session:
@@ -143,11 +151,13 @@ class Handling:
             context = self.context
             self._child = context.replace(
                 causation=event.seq,
-                path=(*context.path, self.agent),
+                path=(*context.path[-PATH_KEPT:], self.agent),
                 priority=Priority(self._taken.lane),
                 request=context.request or {"seq": event.seq, "type": event.type, "payload": event.payload},
                 reply_to=None,
                 waiting=(),
+                handoffs=(),
+                sequence=None,
             )
         return self._child
 
@@ -175,23 +185,44 @@ class Handling:
         self.events.append(prepared)
         return prepared
 
-    def handoff(self, agent: str, payload: Payload | None = None, *, type: str | None = None, reason: str = "") -> Done:
-        """Hand the work over to the inbox of `agent`, with the whole context, the path so far, and who waits.
+    def handoff(
+        self,
+        to: str | Sequence,
+        payload: Payload | None = None,
+        *,
+        type: str | None = None,
+        reason: str = "",
+        limit: int = 16,
+    ) -> Done:
+        """Hand the work over, with the commit, to the inbox of an agent (or to a `Sequence` of them). May be awaited.
 
-        The event keeps its type where none is given, and its payload too.
+        Context, key, deadline and whoever waits for an answer go along; type and payload stay where none is given.
+
+        Raises `HandoffLoop` when this agent was handed this very work before, `HandoffLimit` after `limit` hands,
+        `RequestCycle` when it is the one who waits. With no such agent the handler fails with `NoHandler`.
         """
         from spine.coordination.handoff import hand_off
 
-        hand_off(self, agent, payload, type=type, reason=reason)
+        hand_off(self, to, payload, type=type, reason=reason, limit=limit)
+        return DONE
+
+    def done(
+        self, payload: Payload | None = None, *, type: str | None = None, stop: bool = False, reason: str = ""
+    ) -> Done:
+        """Say that this agent's part is done: the work goes to the next of its `Sequence`. May be awaited.
+
+        The last one's `payload`, and that of one who says ``stop=True``, answers whoever asked and ends the sequence.
+        """
+        from spine.coordination.handoff import done
+
+        done(self, payload, type=type, stop=stop, reason=reason)
         return DONE
 
     def reply(self, payload: Payload | None = None) -> Done:
         """Answer the request with the commit; does nothing when the event is no request."""
         if self._taken.event.context.reply_to is None:
             return DONE
-        if self.replied:
-            raise InvalidInput("the request is answered already; use ctx.stream(...) for parts")
-        self.replied = True
+        self.give_away_reply()
         event_type = f"{self._taken.event.type}.reply"
         prepared, write = answer(
             self._host.drafts,
@@ -204,6 +235,24 @@ class Handling:
         self.writes.append(write.shifted(len(self.events)))
         self.events.append(prepared)
         return DONE
+
+    def give_away_reply(self) -> ReplyTo | None:
+        """Return where the answer goes, ``None`` when nobody waits; whoever takes it is the one who answers."""
+        if self.received.context.reply_to is not None and self.replied:
+            raise InvalidInput(
+                "the request is answered or handed over already: one agent answers it, once. Use ctx.stream(...) for "
+                "parts, ctx.publish(..., to=...) for what needs no answer."
+            )
+        self.replied = True
+        return self.received.context.reply_to
+
+    async def check_addressees(self) -> None:
+        """Raise `NoHandler` when work was handed to an agent that never was."""
+        for agent in self.addressees:
+            if not await self._host.requests.handlers_of(f"@{agent}"):
+                raise NoHandler(
+                    f"there never was an agent {agent!r} to hand work to. Start it once, or check the name."
+                )
 
     async def stream(self, payload: Payload) -> None:
         """Send one part of the answer at once (tokens, progress); the final part is the reply."""

@@ -8,9 +8,10 @@ import msgspec
 from tenacity import Future, RetryCallState, Retrying, wait_exponential_jitter
 from tenacity.wait import wait_base
 
-from spine.errors import LeaseLost
+from spine.errors import CoordinationError, LeaseLost
 
 OnDead = Literal["continue", "park"]
+HOPELESS = (LeaseLost, CoordinationError)
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +31,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     def delay_s(self, attempt: int, error: BaseException) -> float | None:
         """Return the seconds to wait after failed attempt number `attempt`, ``None`` to give up."""
-        if attempt >= self.attempts or not isinstance(error, self.on) or isinstance(error, LeaseLost):
+        if attempt >= self.attempts or not isinstance(error, self.on) or isinstance(error, HOPELESS):
             return None
         return float(self.wait(_state(attempt, error)))
 

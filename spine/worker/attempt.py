@@ -15,7 +15,7 @@ from spine.agent import HandlerSpec
 from spine.delivery.hand import Taken
 from spine.delivery.holds import FOREVER
 from spine.delivery.records import DeadLetter, Done, Outcome
-from spine.errors import LeaseLost, ReducerFailed, SpineError
+from spine.errors import LeaseLost, NoHandler, ReducerFailed, SpineError
 from spine.events import Event, Priority
 from spine.handling import Handling
 from spine.log.drafts import Prepared, Write
@@ -85,7 +85,7 @@ class Attempt:
             return
         self._spec = agency.handler(event.type)
         if self._spec is None:
-            self._end("folded")
+            self._not_declared()
             return
         if taken.suspect and not await self._survived(self._spec):
             return
@@ -100,6 +100,14 @@ class Attempt:
         if self._agency.is_cancelled(self._event):
             return "cancelled"
         return None
+
+    def _not_declared(self) -> None:
+        """There is no handler: it concerns the state only, or it was sent to this very agent, which cannot help it."""
+        agency, event = self._agency, self._event
+        if event.topic != f"@{agency.name}" or agency.agent.reducer_of(event.type) is not None:
+            self._end("folded")
+            return
+        self._give_up(NoHandler(f"{agency.name} has no handler for {event.type!r}", stored=True), attempts=1)
 
     async def _fold(self) -> BaseModel | None:
         states = self._agency.states
@@ -146,6 +154,8 @@ class Attempt:
                 await self._agency.call(spec, event, handling)
             else:
                 await asyncio.to_thread(self._agency.call, spec, event, handling)
+            if handling.addressees:
+                await handling.check_addressees()
         finally:
             for timer in timers:
                 timer.cancel()
