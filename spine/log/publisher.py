@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ MAX_BYTES_A_BATCH = 32 * 1024 * 1024
 BATCH_MEMORY_MS = 3_600_000
 DEDUPE_WINDOW_MS = 24 * 3_600_000
 DURABILITY_TIMEOUT_MS = 5_000
+APPEND_TIMEOUT_S = 5.0
 
 
 class _Group(msgspec.Struct, gc=False):
@@ -88,6 +90,7 @@ class Publisher:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _flush(self) -> None:
+        groups: list[_Group] = []
         try:
             while self._waiting:
                 groups = self._gather()
@@ -97,8 +100,9 @@ class Publisher:
                     await self._store_apart(groups, error)
                 except (SpineError, RedisError, OSError) as error:
                     _fail(groups, error)
-        except BaseException as error:
-            _fail([*self._waiting], error)
+        except BaseException:
+            _fail(groups, ServerUnreachable("the publisher was stopped", stored=None))
+            _fail(self._waiting, ServerUnreachable("the publisher was stopped. Nothing was stored."))
             self._waiting.clear()
             raise
         finally:
@@ -139,8 +143,9 @@ class Publisher:
             try:
                 call, args = self._call(groups)
                 around = _confirmations(durability, call.keys[4] if attempts > 1 else None)
+                timeout = APPEND_TIMEOUT_S + (DURABILITY_TIMEOUT_MS / 1000 if around else 0)
                 replies = await self._server.evaluate(
-                    self._server.writer, "append", call.keys, args, *around, timeout=5.0 + len(around) * 5.0
+                    self._server.writer, "append", call.keys, args, *around, timeout=timeout
                 )
                 return call, replies
             except NamespaceChanged:
@@ -279,8 +284,10 @@ def _unconfirmed(durability: Durability, replies: list[Any]) -> NotDurable | Non
     return NotDurable(f"the events are in memory, but not confirmed {where} within {DURABILITY_TIMEOUT_MS} ms")
 
 
-def _fail(groups: list[_Group], error: BaseException) -> None:
+def _fail(groups: Iterable[_Group], error: BaseException) -> None:
+    """Raise `error` in each caller: an exception of its own, because raising one writes into it."""
     for group in groups:
         if not group.future.done():
-            group.future.set_exception(error)
-            group.future.exception()
+            own = copy(error)
+            own.__cause__ = error.__cause__
+            group.future.set_exception(own)

@@ -48,12 +48,10 @@ class FaultyProxy:
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
+            up_writer.close()
+            writer.close()
             back.cancel()
             await asyncio.gather(back, return_exceptions=True)
-            for each in (up_writer, writer):
-                each.close()
-                with contextlib.suppress(OSError):
-                    await each.wait_closed()
 
     async def _pass_on(
         self,
@@ -68,6 +66,7 @@ class FaultyProxy:
             self.held += 1
             await self.released.wait()
             back.cancel()
+            await asyncio.gather(back, return_exceptions=True)
             up_writer.write(chunk)
             await up_reader.read(1 << 20)
             self.replied.set()
