@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from msgspec import structs
-
+from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType
 from spine.codec import DEFAULT_MAX_BYTES
 from spine.connection import PATIENCE_S, Server
 from spine.delivery.commits import Committer
+from spine.delivery.leases import WorkerInfo, survey
 from spine.errors import InvalidInput
 from spine.events import Context, Draft, Durability, Event, Payload, Priority, to_ms
 from spine.keys import partition_of
@@ -26,7 +26,7 @@ from spine.log.publisher import Publisher
 from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams
 from spine.log.subscriptions import EventCallback, Subscription
-from spine.names import check_key, check_name, check_pattern
+from spine.names import check_agent_name, check_key, check_name, check_pattern
 from spine.requests import Requests, new_request_id, stream_parts
 from spine.sessions import load_sessions, session_update
 from spine.timers import Scheduled, Timers, due_ms
@@ -95,6 +95,8 @@ class Spine:
         self.server = Server(url, self.namespace, partitions=self._partitions, patience_s=self._patience_s)
         try:
             await self.server.open()
+            if self.catalog is not None:
+                await keep(self.server, self.catalog)
         except BaseException:
             await self.server.close()
             await self._leave_embedded()
@@ -237,9 +239,7 @@ class Spine:
         return await self.requests.read_reply(request_id, partition_of(check_key(key), self.server.partitions))
 
     def _prepare_request(self, draft: Draft, request_id: str, timeout: float) -> Prepared:
-        first = self.drafts.prepare(draft)
-        context = self.requests.context(first.envelope.context, request_id, first.partition, timeout)
-        return self.drafts.prepare(structs.replace(draft, key=first.envelope.key, context=context))
+        return self.drafts.prepare(draft, completed=self.requests.completing(request_id, timeout))
 
     async def _append_request(self, prepared: Prepared) -> Event[Any]:
         return (await self.publisher.append([prepared], self.durability))[0]
@@ -347,6 +347,11 @@ class Spine:
         subscription.run(events())
         self._subscriptions.append(subscription)
         return subscription
+
+    async def workers(self, agent: str) -> list[WorkerInfo]:
+        """Return the living workers of `agent`, the longest-serving first; none where no such agent ever ran."""
+        living = (await survey(self.server, check_agent_name(agent))).workers.values()
+        return sorted(living, key=lambda worker: (worker.started_ms, worker.worker))
 
     async def _feed(self, selection: Selection, after: Moment | None) -> Feed:
         start = await self.reader.head() if after is None else await self._seq_at(after)

@@ -17,7 +17,7 @@ from spine.connection import Server
 from spine.delivery.hand import Taken
 from spine.errors import InvalidInput, NoHandler
 from spine.events import Context, Draft, Event, Payload, Priority, ReplyTo, from_ms
-from spine.log.drafts import Drafts, Prepared, Write
+from spine.log.drafts import Completed, Drafts, Prepared, Write
 from spine.requests import Requests, answer, part, seconds_until, stable_request_id, waiting_name
 from spine.sessions import Session, SessionState, session_update
 from spine.steps import Steps
@@ -319,19 +319,13 @@ class Handling:
         request_id = stable_request_id(self._host.server.keys.namespace, event.seq, self.agent, place)
         left = seconds_until(self.context.deadline, self._host.server.now_ms())
         seconds = timeout if left is None else min(timeout, left)
-        prepared = self._prepare(draft, self.child_context)
-        known = (
-            await self._host.requests.read_reply(request_id, prepared.partition)
-            if self.attempt > 1 or (self._taken.suspect)
-            else None
-        )
-        if known is not None:
-            return known
         waiting = (*self._taken.event.context.waiting, waiting_name(self.agent, event.key))
-        context = self._host.requests.context(
-            prepared.envelope.context.replace(waiting=waiting), request_id, prepared.partition, seconds
-        )
-        prepared = self._prepare(msgspec.structs.replace(draft, dedupe_key=request_id, context=context), None)
+        completed = self._host.requests.completing(request_id, seconds, waiting)
+        prepared = self._prepare(msgspec.structs.replace(draft, dedupe_key=request_id), self.child_context, completed)
+        if self.attempt > 1 or self._taken.suspect or self._taken.interrupted or self._taken.redriven:
+            known = await self._host.requests.read_reply(request_id, prepared.partition)
+            if known is not None:
+                return known
         async with self._host.waits():
             return await self._host.requests.send(
                 lambda ready: self._host.append_now(ready, True), prepared, timeout_s=seconds, waiting=waiting
@@ -357,10 +351,10 @@ class Handling:
         """Return the server's time."""
         return from_ms(self._host.server.now_ms())
 
-    def _prepare(self, draft: Draft, inherited: Context | None) -> Prepared:
+    def _prepare(self, draft: Draft, inherited: Context | None, completed: Completed | None = None) -> Prepared:
         if draft.key is None and draft.context is None:
             draft = msgspec.structs.replace(draft, key=self._taken.event.key)
-        return self._host.drafts.prepare(draft, inherited, source=self.agent)
+        return self._host.drafts.prepare(draft, inherited, source=self.agent, completed=completed)
 
     def _change_session(self, changes: Mapping[str, Any]) -> Done:
         event = self._taken.event

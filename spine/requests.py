@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from spine.codec import decode
 from spine.connection import Server
 from spine.errors import DecodeError, NoHandler, RequestCycle, RequestFailed, RequestTimeout
 from spine.events import Context, Event, ReplyTo, from_ms
-from spine.log.drafts import Drafts, Prepared, Write
+from spine.log.drafts import Completed, Drafts, Prepared, Write
 from spine.log.listener import Entries, Listener
 from spine.log.streams import REPLIES
 from spine.names import matcher
@@ -51,12 +51,18 @@ class Requests:
         self._handlers: dict[str, list[str]] = {}
         self._ids = secrets.token_hex
 
-    def context(self, context: Context, request_id: str, partition: int, timeout_s: float) -> Context:
-        """Return `context` for a request: where the answer goes, and the earlier of the two deadlines."""
-        deadline = from_ms(self._server.now_ms()) + timedelta(seconds=timeout_s)
-        if context.deadline is not None:
-            deadline = min(deadline, context.deadline)
-        return context.replace(reply_to=ReplyTo(request_id, self._client, partition), deadline=deadline)
+    def completing(self, request_id: str, timeout_s: float, waiting: tuple[str, ...] = ()) -> Completed:
+        """Return what makes a context that of a request: where the answer goes, the earlier of the two deadlines."""
+
+        def complete(context: Context, partition: int) -> Context:
+            deadline = from_ms(self._server.now_ms() + round(timeout_s * 1000))
+            if context.deadline is not None:
+                deadline = min(deadline, context.deadline)
+            return context.replace(
+                reply_to=ReplyTo(request_id, self._client, partition), deadline=deadline, waiting=waiting
+            )
+
+        return complete
 
     async def send(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -39,6 +40,9 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     def shifted(self, count: int) -> Write:
         """Return the write for a call in which `count` events come before its own."""
         return self if not self.seq_of else msgspec.structs.replace(self, seq_of=self.seq_of + count)
+
+
+Completed = Callable[[Context, int], Context]
 
 
 class Prepared(msgspec.Struct, gc=False):
@@ -99,10 +103,18 @@ class Drafts:
         """Return an id that no other event has."""
         return f"{self.producer}-{next(self._count):x}"
 
-    def prepare(self, draft: Draft, inherited: Context | None = None, *, source: str | None = None) -> Prepared:
+    def prepare(
+        self,
+        draft: Draft,
+        inherited: Context | None = None,
+        *,
+        source: str | None = None,
+        completed: Completed | None = None,
+    ) -> Prepared:
         """Check `draft` and return it ready to append. Raises `InvalidInput` naming what to change.
 
-        `inherited` is the context where the draft brings none.
+        `inherited` is the context where the draft brings none; `completed` returns the final context once the
+        partition is known.
         """
         event_type, payload, version = draft.name, draft.payload, 1
         if isinstance(draft.type, EventType):
@@ -125,6 +137,7 @@ class Drafts:
             topic=event_type if draft.to is None else f"@{check_agent_name(draft.to)}",
             dedupe_key=draft.dedupe_key,
             source=source,
+            completed=completed,
         )
 
     def assemble(
@@ -140,6 +153,7 @@ class Drafts:
         source: str | None = None,
         type_version: int = 1,
         event_id: str | None = None,
+        completed: Completed | None = None,
     ) -> Prepared:
         """Return an event ready to append; its type and topic are names that were checked before."""
         event_id = event_id or self.new_id()
@@ -156,13 +170,16 @@ class Drafts:
         if dedupe_key is not None:
             check_key(dedupe_key, "dedupe key")
         check_key(context.correlation, "correlation")
+        partition = partition_of(key, self.partitions)
+        if completed is not None:
+            context = completed(context, partition)
         given = Envelope(FORMAT, event_id, event_type, key, source or self.source, payload, context, type_version)
         envelope, data = seal(given, self.max_bytes)
         return Prepared(
             envelope,
             topic or event_type,
             int(envelope.context.priority),
-            partition_of(key, self.partitions),
+            partition,
             data,
             dedupe_key,
         )
