@@ -80,7 +80,9 @@ class Reader:
     async def head(self) -> int:
         """Return the last number given: everything up to it is in the log."""
         value = await self._server.command("GET", self._server.keys.seq)
-        return int(value or 0)
+        head = int(value or 0)
+        self._server.highest_seen = max(self._server.highest_seen, head)
+        return head
 
     async def last_before(self, ts_ms: int) -> int:
         """Return the seq of the last event stored before `ts_ms`; 0 when there is none.

@@ -14,9 +14,10 @@ end
 local seq = tonumber(redis.call('GET', KEYS[2]) or '0')
 local floor = tonumber(ARGV[6])
 if field('run_id') ~= ARGV[4] then
-  if seq > 0 then
+  local given = math.max(seq, floor)
+  if given > 0 then
     local jump = tonumber(ARGV[5])
-    floor = math.max(floor, (math.floor(seq / jump) + 1) * jump)
+    floor = (math.floor(given / jump) + 1) * jump
   end
   redis.call('HSET', KEYS[1], 'run_id', ARGV[4], 'epoch', ARGV[7])
   redis.call('RPUSH', KEYS[3], ARGV[7] .. ' ' .. string.format('%.0f', math.max(seq, floor)) .. ' ' .. ARGV[4] .. ' ' .. now)
