@@ -234,7 +234,10 @@ class Agency:
             if not ready or (room <= 0 and not stalled):
                 return
             budget = max(1, room // len(ready)) if room > 0 else 0
-            await asyncio.gather(*(self._take(partition, budget, stalled) for partition in ready))
+            if len(ready) == 1:
+                await self._take(ready[0], budget, stalled)
+            else:
+                await asyncio.gather(*(self._take(partition, budget, stalled) for partition in ready))
             await asyncio.sleep(0)
 
     async def _take(self, partition: Partition, budget: int, stalled: bool) -> None:
