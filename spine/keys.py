@@ -94,6 +94,11 @@ class Keys:
         return f"{self.prefix}session:{partition}:{key}"
 
     @cached_property
+    def catalog(self) -> str:
+        """Hash: type → its model, version and JSON schema."""
+        return self.prefix + "catalog"
+
+    @cached_property
     def control(self) -> str:
         """Stream, short: notices to every client (paused, cancelled, a change of leases)."""
         return self.prefix + "control"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 
 from spine.cli import namespace
+from spine.cli.catalog import catalog
 from spine.cli.dev import dev
 from spine.cli.doctor import doctor
 from spine.cli.publish import publish
@@ -51,6 +52,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     (LOG, history),
     (LOG, replay),
     (LOG, trace),
+    (LOG, catalog),
     (SERVER, doctor),
 )
 for panel, command in COMMANDS:
