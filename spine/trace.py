@@ -1,16 +1,42 @@
-"""What followed from one request: the events of a correlation as a tree of causes, and who spoke to whom."""
+"""What followed from one request: the events of a correlation as a tree of causes, who handled them, and when."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from spine.client import Spine
+from spine.delivery.records import Done
 from spine.events import Event
+from spine.keys import partition_of
+from spine.log.streams import REPLIES
 
 LOG = "log"
+CHUNK = 500
+
+
+class Handled(msgspec.Struct, frozen=True, kw_only=True):
+    """How one agent dealt with an event.
+
+    Attributes:
+        agent: which one.
+        worker: which of its workers.
+        outcome: see `spine.delivery.records.Done`.
+        waited_ms: from when the event was stored to when its last attempt began.
+        worked_ms: how long that attempt took.
+        attempts: how many there were.
+    """
+
+    agent: str
+    worker: str
+    outcome: str
+    waited_ms: int
+    worked_ms: float
+    attempts: int
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,12 +47,14 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         depth: how many causes of it are in the trace.
         offset_ms: time since the first event of the trace.
         children: what it caused, in the order of the numbers.
+        handled: which agents are done with it.
     """
 
     event: Event[Any]
     depth: int
     offset_ms: int
     children: list[Node] = []
+    handled: list[Handled] = []
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON-ready values, with its place in the trace."""
@@ -35,6 +63,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
             "causation": self.event.context.causation,
             "depth": self.depth,
             "offset_ms": self.offset_ms,
+            "handled": msgspec.to_builtins(self.handled),
         }
 
 
@@ -73,28 +102,75 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
+class Tracer:
+    """Gives each event of a correlation its place, as they come in the order of their numbers."""
+
+    def __init__(self) -> None:
+        self._began: datetime | None = None
+        self.nodes: dict[int, Node] = {}
+        self.roots: list[Node] = []
+
+    def add(self, event: Event[Any]) -> Node:
+        """Return the place of `event`."""
+        self._began = self._began or event.ts
+        cause = self.nodes.get(event.context.causation or 0)
+        offset_ms = round((event.ts - self._began).total_seconds() * 1000)
+        depth = 0 if cause is None else cause.depth + 1
+        node = Node(event=event, depth=depth, offset_ms=offset_ms, children=[], handled=[])
+        (self.roots if cause is None else cause.children).append(node)
+        self.nodes[event.seq] = node
+        return node
+
+
 def build(correlation: str, events: Iterable[Event[Any]]) -> Trace:
     """Return the trace that `events`, given in the order of their numbers, make up."""
-    nodes: dict[int, Node] = {}
-    roots: list[Node] = []
-    began = None
+    tracer = Tracer()
     for event in events:
-        began = began or event.ts
-        cause = nodes.get(event.context.causation or 0)
-        offset_ms = round((event.ts - began).total_seconds() * 1000)
-        node = Node(event=event, depth=0 if cause is None else cause.depth + 1, offset_ms=offset_ms, children=[])
-        (roots if cause is None else cause.children).append(node)
-        nodes[event.seq] = node
-    return Trace(correlation=correlation, nodes=list(nodes.values()), roots=roots)
+        tracer.add(event)
+    return Trace(correlation=correlation, nodes=list(tracer.nodes.values()), roots=tracer.roots)
+
+
+async def read(spine: Spine, correlation: str) -> Trace:
+    """Return the trace of `correlation` as the log has it now, with what became of each event."""
+    trace = build(correlation, [event async for event in spine.replay(correlation=correlation)])
+    names: list[bytes] = await spine.server.command("HKEYS", spine.server.keys.agents)
+    agents = sorted(name.decode() for name in names)
+    for start in range(0, len(trace.nodes), CHUNK):
+        await _add_handled(spine, trace.nodes[start : start + CHUNK], agents)
+    return trace
+
+
+async def _add_handled(spine: Spine, nodes: Sequence[Node], agents: Sequence[str]) -> None:
+    keys, partitions = spine.server.keys, spine.server.partitions
+    wanted = [(node, agent) for node in nodes for agent in agents]
+    commands = []
+    for node, agent in wanted:
+        seq = node.event.seq
+        commands.append(("HGET", keys.done(agent, partition_of(node.event.key, partitions), seq), seq))
+    for (node, agent), raw in zip(wanted, await spine.server.commands(*commands), strict=True):
+        if raw is not None:
+            node.handled.append(_handled(node.event, agent, Done.decode(raw)))
+
+
+def _handled(event: Event[Any], agent: str, done: Done) -> Handled:
+    return Handled(
+        agent=agent,
+        worker=done.worker,
+        outcome=done.outcome,
+        waited_ms=max(0, done.start_ms - event.ts_ms),
+        worked_ms=done.duration_ms,
+        attempts=done.attempt,
+    )
 
 
 def mermaid(trace: Trace) -> str:
     """Return `trace` as a mermaid sequence diagram.
 
-    An arrow goes from the source of an event to each that published something because of it, to the owner of the inbox
-    it went to, or to the log where nobody acted on it yet.
+    An arrow goes from the source of an event to each that handled it or published something because of it, to the
+    owner of the inbox it went to, to the asker when it is an answer, or to the log where nobody acted on it yet.
     """
-    arrows = [(node, receiver) for node in trace.nodes for receiver in _receivers(node)]
+    sources = {node.event.seq: node.event.source for node in trace.nodes}
+    arrows = [(node, receiver) for node in trace.nodes for receiver in _receivers(node, sources)]
     names: dict[str, str] = {}
     for node, receiver in arrows:
         for name in (node.event.source, receiver):
@@ -102,16 +178,21 @@ def mermaid(trace: Trace) -> str:
     lines = ["sequenceDiagram", *(f"    participant {short} as {_safe(name)}" for name, short in names.items())]
     for node, receiver in arrows:
         event = node.event
-        arrow = "-)" if receiver == LOG else "->>"
+        arrow = "-)" if receiver == LOG else "-->>" if event.topic == REPLIES else "->>"
         text = f"{event.seq} {_safe(event.type)} (+{node.offset_ms} ms)"
         lines.append(f"    {names[event.source]}{arrow}{names[receiver]}: {text}")
     return "\n".join(lines) + "\n"
 
 
-def _receivers(node: Node) -> list[str]:
-    found = dict.fromkeys(child.event.source for child in node.children)
-    if node.event.topic.startswith("@"):
-        found.setdefault(node.event.topic.removeprefix("@"), None)
+def _receivers(node: Node, sources: Mapping[int, str]) -> list[str]:
+    event = node.event
+    found = dict.fromkeys(handled.agent for handled in node.handled if handled.outcome != "folded")
+    found |= dict.fromkeys(child.event.source for child in node.children)
+    if event.topic.startswith("@"):
+        found.setdefault(event.topic.removeprefix("@"), None)
+    asker = sources.get(event.context.causation or 0)
+    if event.topic == REPLIES and asker is not None:
+        found.setdefault(asker, None)
     return list(found) or [LOG]
 
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spine.cli.drafts import (
+    EventCorrelation,
+    EventKey,
+    PriorityOption,
+    Session,
+    To,
+    context_of,
+    json_of,
+    priority_of,
+)
 from spine.cli.exits import FAILED
 from spine.cli.options import Format, Namespace, Output, Url
 from spine.cli.output import Events, chosen, fail, say, write_rows
@@ -19,18 +27,10 @@ from spine.cli.running import PATIENCE_S, execute
 
 if TYPE_CHECKING:
     from spine.client import Spine
-    from spine.events import Context, Draft
+    from spine.events import Draft
     from spine.ingest import BadLine, Report
 
 STDIN = "-"
-
-
-class Lane(StrEnum):
-    """The lanes of an event, as words."""
-
-    URGENT = "urgent"
-    NORMAL = "normal"
-    BACKGROUND = "background"
 
 
 class Durability(StrEnum):
@@ -46,11 +46,11 @@ def publish(
     payload: Annotated[
         str | None, typer.Argument(metavar="[PAYLOAD]", help="The payload as JSON; - reads one a line from stdin.")
     ] = None,
-    key: Annotated[str | None, typer.Option("--key", "-k", help="Unit of order and of state.")] = None,
-    to: Annotated[str | None, typer.Option(help="Only into the inbox of this agent.")] = None,
-    priority: Annotated[Lane | None, typer.Option(help="The lane.")] = None,
-    session: Annotated[str | None, typer.Option(help="Session id of the context.")] = None,
-    correlation: Annotated[str | None, typer.Option(help="Correlation id of the context.")] = None,
+    key: EventKey = None,
+    to: To = None,
+    priority: PriorityOption = None,
+    session: Session = None,
+    correlation: EventCorrelation = None,
     deadline: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Not to be handled later.")] = None,
     dedupe_key: Annotated[str | None, typer.Option(help="A second event under the same one is not stored.")] = None,
     durability: Annotated[Durability, typer.Option(help="What an acknowledged event has survived.")] = (
@@ -70,64 +70,43 @@ def publish(
 
     spine publish - < events.ndjson    (each line: type, payload and, as needed, key, to, priority, context, dedupe_key)
     """
+    from msgspec import structs
+
     from spine.client import Spine
-    from spine.events import Draft, Priority
+    from spine.events import Draft
+    from spine.ingest import payload_of
 
     bulk = STDIN in (event_type, payload)
     if bulk and dedupe_key is not None:
         raise typer.BadParameter("--dedupe-key is for one event; lines of stdin bring their own")
     if event_type == STDIN and payload not in (None, STDIN):
         raise typer.BadParameter("with - for the type, whole events come from stdin")
-    lane = None if priority is None else Priority[priority.name]
-    like = Draft(event_type, {}, key, _context(session, correlation, deadline), lane, to, dedupe_key)
+    context = context_of(session, correlation, deadline)
+    like = Draft(event_type, {}, key, context, priority_of(priority), to, dedupe_key)
 
-    def client() -> Spine:
-        return Spine(url, namespace=namespace, name=source, durability=durability.value, patience_s=PATIENCE_S)
+    async def store() -> None:
+        spine = Spine(url, namespace=namespace, name=source, durability=durability.value, patience_s=PATIENCE_S)
+        if bulk:
+            await _bulk(spine, like, None if event_type == STDIN else event_type, keep_going, chosen(output))
+        else:
+            await _one(spine, structs.replace(like, payload=payload_of(json_of(payload))), chosen(output))
 
-    execute(
-        _bulk(client, like, None if event_type == STDIN else event_type, keep_going, chosen(output))
-        if bulk
-        else _one(client, event_type, like, payload, chosen(output))
-    )
-
-
-def _context(session: str | None, correlation: str | None, deadline_s: float | None) -> Context | None:
-    from spine.events import Context
-
-    if session is None and correlation is None and deadline_s is None:
-        return None
-    deadline = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
-    return Context(correlation=correlation or "", session_id=session, deadline=deadline)
+    execute(store())
 
 
-async def _one(client: Callable[[], Spine], event_type: str, like: Draft, payload: str | None, output: Format) -> None:
-    from spine.ingest import draft_of
-
-    draft = draft_of((payload or "{}").encode(errors="surrogateescape"), like, like.name)
-    async with client() as spine:
-        event = await spine.publish(
-            draft.type,
-            draft.payload,
-            key=draft.key,
-            context=draft.context,
-            priority=draft.priority,
-            to=draft.to,
-            dedupe_key=draft.dedupe_key,
-        )
+async def _one(client: Spine, draft: Draft, output: Format) -> None:
+    async with client as spine:
+        stored = await spine.publish_many([draft])
     with Events(output) as events:
-        events.write(event)
+        events.write(stored[0])
 
 
-async def _bulk(
-    client: Callable[[], Spine], like: Draft, event_type: str | None, keep_going: bool, output: Format
-) -> None:
+async def _bulk(client: Spine, like: Draft, event_type: str | None, keep_going: bool, output: Format) -> None:
     from spine.ingest import Ingest, lines
 
     began = time.monotonic()
-    async with client() as spine:
-        ingest = Ingest(
-            spine, like, event_type=like.name if like.name != STDIN else None, on_bad_line=_tell if keep_going else None
-        )
+    async with client as spine:
+        ingest = Ingest(spine, like, event_type=event_type, on_bad_line=_tell if keep_going else None)
         try:
             with Progress("publishing", "events") as progress:
                 async for chunk in lines(sys.stdin.fileno()):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spine.cli.exits import FAILED
+from spine.cli.exits import DONE, FAILED, INTERRUPTED
 from spine.cli.options import Format, Namespace, Output, Url
 from spine.cli.output import Records, chosen, destination, fail, printable, stdout, to_json
 from spine.cli.running import PATIENCE_S, execute
@@ -15,35 +15,62 @@ from spine.cli.running import PATIENCE_S, execute
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from spine.trace import Node, Trace
+    from spine.client import Spine
+    from spine.trace import Handled, Node, Trace
+
+GOOD = frozenset({"done", "folded"})
 
 
 def trace(
     correlation: Annotated[str, typer.Argument(help="The correlation id, as events carry it.")],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="A sequence diagram in mermaid's language.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until Ctrl-C.")] = False,
     output: Output = None,
     url: Url = None,
     namespace: Namespace = None,
 ) -> None:
-    """Show what followed from one request: which event caused which, who published it, when.
+    """Show what followed from one request: which event caused which, who handled it, how long it waited.
 
     spine trace c-1 --mermaid > c-1.mmd
     """
     from spine.client import Spine
-    from spine.trace import build
     from spine.trace import mermaid as diagram
+    from spine.trace import read
 
-    async def run() -> Trace:
+    if follow and (mermaid or output is Format.JSON):
+        raise typer.BadParameter("--follow goes with a table or ndjson")
+
+    async def run() -> Trace | None:
         async with Spine(url, namespace=namespace, name="cli", patience_s=PATIENCE_S) as spine:
-            return build(correlation, [event async for event in spine.replay(correlation=correlation)])
+            if follow:
+                await _follow(spine, correlation, chosen(output))
+                return None
+            return await read(spine, correlation)
 
-    found = execute(run())
+    found = execute(run(), interrupted=DONE if follow else INTERRUPTED)
+    if found is None:
+        return
     if not found.nodes:
         fail(f"no event has the correlation {correlation!r}", FAILED)
     if mermaid:
         sys.stdout.write(diagram(found))
     else:
         _write(found, chosen(output))
+
+
+async def _follow(spine: Spine, correlation: str, output: Format) -> None:
+    from spine.trace import Tracer
+
+    tracer, console = Tracer(), stdout()
+    with Records(output, live=True) as records:
+        async for event in spine.tail(correlation=correlation, after=0):
+            node = tracer.add(event)
+            if output is Format.NDJSON:
+                records.write(node.to_dict())
+            else:
+                line = _label(node)
+                line.pad_left(2 * node.depth)
+                console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
 
 
 def _write(trace: Trace, output: Format) -> None:
@@ -73,11 +100,21 @@ def _label(node: Node) -> Text:
     from rich.text import Text
 
     event = node.event
-    return Text.assemble(
+    label = Text.assemble(
         (f"{event.seq}", "cyan"),
         "  ",
         (destination(event), "green"),
         f"  {printable(event.source)}",
-        (f"  +{node.offset_ms:,} ms  ", "yellow"),
-        (printable(to_json(event.to_dict()["payload"]).decode()), "dim"),
+        (f"  +{node.offset_ms:,} ms", "yellow"),
     )
+    for handled in node.handled:
+        label.append(f"  {_outcome(handled)}", style="" if handled.outcome in GOOD else "bold red")
+    label.append(f"  {printable(to_json(event.to_dict()['payload']).decode())}", style="dim")
+    return label
+
+
+def _outcome(handled: Handled) -> str:
+    """Return in words what an agent did with an event."""
+    tries = f", attempt {handled.attempts}" if handled.attempts > 1 else ""
+    mark = "✓" if handled.outcome in GOOD else f"✗ {handled.outcome}:"
+    return f"{mark} {handled.agent} {handled.worked_ms:,.3g} ms, waited {handled.waited_ms:,} ms{tries}"

@@ -247,3 +247,43 @@ def test_dev_runs_server_and_agents_and_shows_what_happens(cli: Cli, tmp_path: P
     running.signal(signal.SIGINT)
     assert running.wait() == 0
     assert len(cli("history").rows) == 2
+
+
+def test_a_request_shows_its_answer_and_its_parts_and_the_trace_says_who_handled_it(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "clerk.py").write_text(
+        "from spine.agent import Agent, on\n"
+        "class Clerk(Agent):\n"
+        "    name = 'clerk'\n"
+        "    @on('slot.find')\n"
+        "    async def find(self, event, ctx):\n"
+        "        for n in range(3):\n"
+        "            await ctx.stream({'n': n})\n"
+        "        await ctx.reply({'slot': '10:00'})\n"
+        "    @on('slot.never')\n"
+        "    async def never(self, event):\n"
+        "        pass\n"
+    )
+    nobody = cli("request", "slot.find", "{}")
+    assert (nobody.code, nobody.out) == (1, "")
+    assert "no agent ever declared a handler for 'slot.find'" in nobody.err
+
+    started(cli.start("run", "clerk:Clerk"), 1)
+    (answer,) = cli("request", "slot.find", "{}", "--correlation", "c-1").rows
+    assert answer["payload"] == {"slot": "10:00"}
+    parts = cli("request", "slot.find", "--stream", "--timeout", "30").rows
+    assert [part["payload"] for part in parts] == [{"n": 0}, {"n": 1}, {"n": 2}, {"slot": "10:00"}]
+    late = cli("request", "slot.never", "{}", "--timeout", "0.3")
+    assert (late.code, late.out) == (1, "")
+    assert "no answer to 'slot.never' within 0.3 s" in late.err
+
+    asked, answered = cli("trace", "c-1").rows
+    assert [(row["type"], row["depth"]) for row in (asked, answered)] == [("slot.find", 0), ("slot.find.reply", 1)]
+    (handled,) = asked["handled"]
+    assert (handled["agent"], handled["outcome"], handled["attempts"]) == ("clerk", "done", 1)
+    assert "✓ clerk" in cli("trace", "c-1", "-o", "table").out
+    following = cli.start("trace", "c-1", "--follow")
+    following.until(lambda: len(following.out) == 2)
+    cli("publish", "later", "--correlation", "c-1")
+    following.until(lambda: len(following.out) == 3)
+    following.signal(signal.SIGINT)
+    assert following.wait() == 0
