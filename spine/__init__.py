@@ -1,6 +1,7 @@
 """The event backbone that lets many agents work as one system, on Redis Streams."""
 
 from spine.agent import Agent, on
+from spine.catalog.types import Catalog, EventType
 from spine.client import Spine
 from spine.coordination.handoff import Sequence
 from spine.delivery.retry import Retry
@@ -46,6 +47,7 @@ from spine.worker import Worker, run
 
 __all__ = [
     "Agent",
+    "Catalog",
     "Context",
     "CoordinationError",
     "DecodeError",
@@ -53,6 +55,7 @@ __all__ = [
     "Durability",
     "EmbeddedServerError",
     "Event",
+    "EventType",
     "Handling",
     "HandoffLimit",
     "HandoffLoop",

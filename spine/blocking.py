@@ -306,6 +306,7 @@ class Spine:
     read_reply = _blocking(AsyncSpine.read_reply)
     session = _blocking(AsyncSpine.session)
     update_session = _blocking(AsyncSpine.update_session)
+    workers = _blocking(AsyncSpine.workers)
     replay = _iterating(AsyncSpine.replay)
     tail = _iterating(AsyncSpine.tail)
     history = _blocking(AsyncSpine.history)
