@@ -13,6 +13,7 @@ from spine.cli.dev import dev
 from spine.cli.doctor import doctor
 from spine.cli.publish import publish
 from spine.cli.read import history, replay, tail
+from spine.cli.request import request
 from spine.cli.run import run
 from spine.cli.trace import trace
 
@@ -48,6 +49,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     (AGENTS, run),
     (AGENTS, dev),
     (LOG, publish),
+    (LOG, request),
     (LOG, tail),
     (LOG, history),
     (LOG, replay),
