@@ -277,9 +277,10 @@ class Spine:
         head = await self.reader.head()
         start = await self._seq_at(after)
         end = head if until is None else min(head, await self._seq_at(until))
-        async with aclosing(self.reader.forward(selection, start, end)) as events:
-            async for event in events:
-                yield event
+        async with aclosing(self.reader.batches(selection, start, end)) as batches:
+            async for events in batches:
+                for event in events:
+                    yield event
 
     async def tail(
         self,

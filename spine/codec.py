@@ -241,17 +241,19 @@ def _undecodable(seq: int, topic: str, body: memoryview, error: Exception) -> De
 def decode_entry(topic: str, entry: list[Any], limit: int = HARD_MAX_BYTES) -> Event[Any]:
     """Return the event of one stream entry as the server gives it: ``[id, [ts, bytes]]``."""
     raw_id, fields = entry
-    seq = int(raw_id[:-2]) if raw_id[-2:] == b"-0" else _stray(raw_id, topic)
+    if raw_id[-2:] != b"-0":
+        raise DecodeError(f"entry {raw_id.decode()} of {topic} is a stray: spine's own ids end in -0")
+    return decode_fields(int(raw_id[:-2]), topic, fields, limit)
+
+
+def decode_fields(seq: int, topic: str, fields: list[bytes], limit: int = HARD_MAX_BYTES) -> Event[Any]:
+    """Return the event of one stream entry, its number read already."""
     try:
         ts_raw, raw = fields
         ts = _moment(ts_raw)
     except (TypeError, ValueError, OverflowError, OSError) as error:
         raise DecodeError(f"entry {seq} of {topic} does not have one field named by its time in ms") from error
     return decode(seq, topic, ts, raw, limit)
-
-
-def _stray(raw_id: bytes, topic: str) -> int:
-    raise DecodeError(f"entry {raw_id.decode()} of {topic} is a stray: spine's own ids end in -0")
 
 
 _last_moment: tuple[bytes, datetime] = (b"0", from_ms(0))

@@ -370,7 +370,7 @@ def _pool(url: str) -> ConnectionPool:
     if url.startswith("memory://"):
         from spine.testing.memory import memory_pool
 
-        return cast(ConnectionPool, memory_pool(url))
+        return memory_pool(url)
     if not url.startswith("unix://"):
         options["socket_keepalive"] = True
     try:

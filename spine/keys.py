@@ -78,7 +78,7 @@ class Keys:
         return f"{self.prefix}key:{partition}:{key}"
 
     def by_correlation(self, correlation: str) -> str:
-        """List: ``seq:stream`` of every event of one correlation whose key is another word."""
+        """List: ``seq:stream:partition`` of every event of one correlation whose key is another word."""
         return f"{self.prefix}corr:{correlation}"
 
     def producer(self, producer: str) -> str:

@@ -76,7 +76,7 @@ class ScriptCall:
         number = self._streams.number(lane, topic)
         key = self.place(self._keys.log(partition, lane, topic))
         bell = self.place(self._keys.bell(partition))
-        self._stream_args += (key, name, "" if number is None else number, bell)
+        self._stream_args += (key, name, "" if number is None else number, bell, partition)
         self.stream_names.append(name)
         place = self._stream_places[partition, lane, topic] = len(self.stream_names)
         return place

@@ -165,10 +165,11 @@ class Publisher:
         call = ScriptCall(self._server.keys, self._producer, self._streams)
         prepared = groups[0].events if len(groups) == 1 else [event for group in groups for event in group.events]
         events = call.events(prepared)
-        dedupes: list[Argument] = [0]
+        dedupe_count = 0
+        dedupes: list[Argument] = []
         for place, event in enumerate(prepared, 1):
             if event.dedupe_key is not None:
-                dedupes[0] += 1
+                dedupe_count += 1
                 dedupes += (place, call.place(self._server.keys.dedupe(event.dedupe_key)), DEDUPE_WINDOW_MS)
         writes: list[Write] = []
         before = 0
@@ -177,7 +178,7 @@ class Publisher:
             before += len(group.events)
         written = call.writes(writes)
         head = (self._server.namespace.epoch, self._batch, BATCH_MEMORY_MS)
-        return call, [*head, *call.streams_args(), *events, *dedupes, *written]
+        return call, [*head, *call.streams_args(), *events, dedupe_count, *dedupes, *written]
 
     async def _resolve(self, groups: list[_Group], call: ScriptCall, replies: list[Any]) -> None:
         first_text, ts_text, skipped_text, registered = replies[0].decode().split(" ")

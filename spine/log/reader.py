@@ -1,19 +1,22 @@
 """Reading the log in seq order, over any number of topics and partitions, in constant memory.
 
 Numbers are unique, so a window of n numbers holds at most n events whatever the number of streams: each window is read
-from all its streams in one round trip and merged by seq. One key or correlation is read by its index instead.
+from all its streams in one round trip and merged by seq, and while one is decoded the next is on its way. One key or
+correlation is read by its index instead.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from operator import itemgetter
 from typing import Any
 
 import msgspec
 
-from spine.codec import decode_entry
+from spine.codec import decode_entry, decode_fields
 from spine.connection import Argument, Server
 from spine.errors import DecodeError
 from spine.events import Event
@@ -23,12 +26,14 @@ from spine.names import matcher
 
 logger = logging.getLogger("spine")
 
+FIRST_WINDOW = 256
 WINDOW = 2_048
 WINDOW_BYTES = 8 * 1024 * 1024
 INDEX_CHUNK = 500
 INDEX_PAGE = 10_000
 
 Entry = tuple[int, str, Any]
+Test = Callable[[Event[Any]], bool]
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,10 +51,17 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     correlation: str | None = None
     streams: frozenset[tuple[int, int]] | None = None
 
-    def accepts(self) -> Callable[[Event[Any]], bool]:
-        """Return the test that an event has to pass after it was read."""
+    @property
+    def by_index(self) -> bool:
+        """Tell whether an index names the events."""
+        return self.key is not None or self.correlation is not None
+
+    def accepts(self) -> Test | None:
+        """Return the test that an event has to pass after it was read; ``None`` where all do."""
         matches = matcher(self.types)
         key, correlation, types = self.key, self.correlation, self.types
+        if not self.by_index:
+            return (lambda event: matches(event.type)) if types else None
 
         def test(event: Event[Any]) -> bool:
             if types and not matches(event.type):
@@ -85,62 +97,86 @@ class Reader:
         return head
 
     async def last_before(self, ts_ms: int) -> int:
-        """Return the seq of the last event stored before `ts_ms`; 0 when there is none.
+        """Return a number that all events stored before `ts_ms` are up to, and all later ones above.
 
         Times never decrease with seq: the boundary is found by bisection over the numbers.
         """
         extents = await self.extents(Selection())
-        low, high = 0, max((extent.last for extent in extents), default=0)
+        low, high = 0, await self.head()
         while low < high:
             middle = (low + high + 1) // 2
-            found = await self._previous_entry(extents, middle)
-            if found is None or int(found[1][0]) < ts_ms:
+            ts = await self._time_of_last(extents, low, middle)
+            if ts is None or ts < ts_ms:
                 low = middle
             else:
-                high = _seq(found) - 1
+                high = middle - 1
         return low
 
-    async def _previous_entry(self, extents: list[Extent], seq: int) -> Any:
-        behind = [extent for extent in extents if extent.first <= seq]
+    async def _time_of_last(self, extents: list[Extent], low: int, high: int) -> int | None:
+        """Return the time of the last event with ``low < seq <= high``."""
         replies = await self._server.commands(
-            *(("XREVRANGE", extent.key, f"{seq}-0", "-", "COUNT", 1) for extent in behind)
+            *(
+                ("XREVRANGE", extent.key, f"{high}-0", f"({low}-0" if low else "-", "COUNT", 10)
+                for extent in extents
+                if extent.first <= high and extent.last > low
+            )
         )
-        return max((entries[0] for entries in replies if entries), key=_seq, default=None)
+        timed = (entry for entries in replies for entry in entries if entry[1] and entry[1][0].isdigit())
+        last = max(timed, key=_seq, default=None)
+        return None if last is None else int(last[1][0])
+
+    async def batches(self, selection: Selection, after: int, until: int) -> AsyncGenerator[list[Event[Any]], None]:
+        """Yield the events with ``after < seq <= until`` that `selection` names, in seq order, many at a time."""
+        accepts = selection.accepts()
+        if selection.by_index:
+            source: _Chunks | _Windows = _Chunks(self, await self.references(selection, after, until))
+        else:
+            source = await self._windows(selection, after, until)
+        async with aclosing(_one_ahead(source)) as found:
+            async for entries in found:
+                events = decode_all(entries)
+                if accepts is not None:
+                    events = [event for event in events if accepts(event)]
+                if events:
+                    yield events
 
     async def forward(self, selection: Selection, after: int, until: int) -> AsyncGenerator[Event[Any], None]:
-        """Yield the events with ``after < seq <= until`` that `selection` names, in seq order."""
-        accepts = selection.accepts()
-        if selection.key is not None or selection.correlation is not None:
-            batches = self._by_index(selection, after, until)
-        else:
-            batches = self._by_window(selection, after, until)
-        async for batch in batches:
-            for event in decode_all(batch):
-                if accepts(event):
+        """Yield the same events one by one."""
+        async with aclosing(self.batches(selection, after, until)) as batches:
+            async for events in batches:
+                for event in events:
                     yield event
 
     async def backward(self, selection: Selection, after: int, until: int) -> AsyncGenerator[Event[Any], None]:
         """Yield the same events newest first."""
         accepts = selection.accepts()
-        if selection.key is not None or selection.correlation is not None:
-            references = await self.references(selection, after, until)
-            for start in range(len(references), 0, -INDEX_CHUNK):
-                batch = await self.fetch(references[max(0, start - INDEX_CHUNK) : start])
-                for event in reversed(list(decode_all(batch))):
-                    if accepts(event):
+        backwards = self._chunks_backward if selection.by_index else self._windows_backward
+        async with aclosing(backwards(selection, after, until)) as found:
+            async for entries in found:
+                for event in reversed(decode_all(entries)):
+                    if accepts is None or accepts(event):
                         yield event
-            return
+
+    async def _chunks_backward(self, selection: Selection, after: int, until: int) -> AsyncGenerator[list[Entry], None]:
+        references = await self.references(selection, after, until)
+        for start in range(len(references), 0, -INDEX_CHUNK):
+            yield await self.fetch(references[max(0, start - INDEX_CHUNK) : start])
+
+    async def _windows_backward(
+        self, selection: Selection, after: int, until: int
+    ) -> AsyncGenerator[list[Entry], None]:
         extents = await self.extents(selection)
         high = min(until, max((extent.last for extent in extents), default=0))
-        width = 256
+        width = FIRST_WINDOW
         while high > after:
             low = max(after, high - width)
-            batch = await self._window(extents, low, high)
-            for event in reversed(list(decode_all(batch))):
-                if accepts(event):
-                    yield event
+            entries = await self.window(extents, low, high)
+            if entries:
+                yield entries
+                high = low
+            else:
+                high = await self._previous(extents, low)
             width = min(WINDOW, width * 2)
-            high = low if batch else await self._previous(extents, low)
 
     async def extents(self, selection: Selection) -> list[Extent]:
         """Return the streams that may hold what `selection` names, with the numbers they span now."""
@@ -161,55 +197,40 @@ class Reader:
             if replies[2 * i]
         ]
 
-    async def _by_window(self, selection: Selection, after: int, until: int) -> AsyncIterator[list[Entry]]:
+    async def _windows(self, selection: Selection, after: int, until: int) -> _Windows:
         extents = [extent for extent in await self.extents(selection) if extent.last > after and extent.first <= until]
-        width = max(WINDOW, 4 * len(extents))
-        low = max(after, min((extent.first for extent in extents), default=until) - 1)
-        until = min(until, max((extent.last for extent in extents), default=0))
-        while low < until:
-            high = min(until, low + width)
-            batch = await self._window(extents, low, high)
-            if batch:
-                yield batch
-                low = high
-                size = sum(_size(entry) for _, _, entry in batch)
-                width = max(64, width // 2) if size > WINDOW_BYTES else min(width * 2, max(WINDOW, 4 * len(extents)))
-            else:
-                low = await self._next(extents, high)
+        first = min((extent.first for extent in extents), default=until)
+        last = max((extent.last for extent in extents), default=0)
+        return _Windows(self, extents, max(after, first - 1), min(until, last))
 
-    async def _window(self, extents: list[Extent], low: int, high: int) -> list[Entry]:
+    async def window(self, extents: list[Extent], low: int, high: int) -> list[Entry]:
         """Return the entries with ``low < seq <= high``, in seq order."""
         inside = [extent for extent in extents if extent.last > low and extent.first <= high]
-        replies = (
-            await self._server.commands(*(("XRANGE", extent.key, f"({low}-0", f"{high}-0") for extent in inside))
-            if low
-            else await self._server.commands(*(("XRANGE", extent.key, "-", f"{high}-0") for extent in inside))
-        )
-        found = [
-            (_seq(entry), extent.topic, entry)
-            for extent, entries in zip(inside, replies, strict=True)
-            for entry in entries
-        ]
-        if sum(1 for entries in replies if entries) > 1:
+        start, end = f"({low}-0" if low else "-", f"{high}-0"
+        replies = await self._server.commands(*[("XRANGE", extent.key, start, end) for extent in inside])
+        found: list[Entry] = []
+        streams = 0
+        for extent, entries in zip(inside, replies, strict=True):
+            if entries:
+                streams += 1
+                topic = extent.topic
+                found += [(int(e[0][:-2]) if e[0][-2:] == b"-0" else _seq(e), topic, e) for e in entries]
+        if streams > 1:
             found.sort(key=itemgetter(0))
         return found
 
-    async def _next(self, extents: list[Extent], high: int) -> int:
+    async def next_after(self, extents: list[Extent], high: int) -> int:
         """Return the number before the first event after `high`: windows without events are jumped over."""
-        ahead = [extent for extent in extents if extent.last > high]
         replies = await self._server.commands(
-            *(("XRANGE", extent.key, f"({high}-0", "+", "COUNT", 1) for extent in ahead)
+            *(("XRANGE", extent.key, f"({high}-0", "+", "COUNT", 1) for extent in extents if extent.last > high)
         )
         return max(high, min((_seq(entries[0]) for entries in replies if entries), default=high + 1) - 1)
 
     async def _previous(self, extents: list[Extent], low: int) -> int:
-        found = await self._previous_entry(extents, low)
-        return 0 if found is None else _seq(found)
-
-    async def _by_index(self, selection: Selection, after: int, until: int) -> AsyncIterator[list[Entry]]:
-        references = await self.references(selection, after, until)
-        for start in range(0, len(references), INDEX_CHUNK):
-            yield await self.fetch(references[start : start + INDEX_CHUNK])
+        replies = await self._server.commands(
+            *(("XREVRANGE", extent.key, f"{low}-0", "-", "COUNT", 1) for extent in extents if extent.first <= low)
+        )
+        return max((_seq(entries[0]) for entries in replies if entries), default=0)
 
     async def references(self, selection: Selection, after: int, until: int) -> list[tuple[int, int, int]]:
         """Return (seq, partition, stream number) of the events of a key or a correlation, in seq order.
@@ -222,45 +243,118 @@ class Reader:
             partition = partition_of(str(word), self._server.partitions)
             await self._collect(keys.by_key(partition, str(word)), partition, after, until, found)
         if selection.correlation is not None and selection.key is None:
-            await self._collect(keys.by_correlation(selection.correlation), -1, after, until, found)
+            await self._collect(keys.by_correlation(selection.correlation), None, after, until, found)
         return sorted(found.values())
 
     async def _collect(
-        self, key: str, partition: int, after: int, until: int, found: dict[int, tuple[int, int, int]]
+        self, key: str, of: int | None, after: int, until: int, found: dict[int, tuple[int, int, int]]
     ) -> None:
+        """Add the references in one index; each names its partition where `of` does not."""
         start = 0
         while True:
             page = await self._server.command("LRANGE", key, start, start + INDEX_PAGE - 1)
             for reference in page:
-                seq_raw, _, number = reference.partition(b":")
-                seq = int(seq_raw)
+                seq, number, *partition = map(int, reference.split(b":"))
                 if after < seq <= until:
-                    found[seq] = (seq, partition, int(number))
+                    found[seq] = (seq, partition[0] if of is None else of, number)
             if len(page) < INDEX_PAGE:
                 return
             start += INDEX_PAGE
 
     async def fetch(self, references: Sequence[tuple[int, int, int]]) -> list[Entry]:
         """Return the entries that index `references` point to; those that were trimmed away are left out."""
-        commands: list[tuple[Argument, ...]] = []
-        topics: list[tuple[int, str]] = []
-        for seq, partition, number in references:
-            stream = await self._streams.get(number)
-            places = range(self._server.partitions) if partition < 0 else (partition,)
-            for place in places:
-                commands.append(("XRANGE", self._streams.key(place, stream), f"{seq}-0", f"{seq}-0"))
-                topics.append((seq, stream.topic))
-        replies = await self._server.commands(*commands)
-        return [(seq, topic, entries[0]) for (seq, topic), entries in zip(topics, replies, strict=True) if entries]
+        streams = [await self._streams.get(number) for _, _, number in references]
+        replies = await self._server.commands(
+            *(
+                ("XRANGE", self._streams.key(partition, stream), f"{seq}-0", f"{seq}-0")
+                for (seq, partition, _), stream in zip(references, streams, strict=True)
+            )
+        )
+        return [
+            (seq, stream.topic, entries[0])
+            for (seq, _, _), stream, entries in zip(references, streams, replies, strict=True)
+            if entries
+        ]
 
 
-def decode_all(batch: Iterable[Entry]) -> Iterable[Event[Any]]:
-    """Yield the events of `batch`; an entry that is not one is reported and skipped, as delivery does."""
-    for _, topic, entry in batch:
+class _Windows:
+    """The windows of one replay, each as wide as memory allows; those without events are jumped over."""
+
+    def __init__(self, reader: Reader, extents: list[Extent], low: int, until: int) -> None:
+        self._reader = reader
+        self._extents = extents
+        self._low = low
+        self._until = until
+        self._widest = max(WINDOW, 4 * len(extents))
+        self._width = min(self._widest, max(FIRST_WINDOW, 4 * len(extents)))
+
+    async def next(self) -> list[Entry]:
+        """Return the next entries; none when all are read."""
+        while self._low < self._until:
+            high = min(self._until, self._low + self._width)
+            entries = await self._reader.window(self._extents, self._low, high)
+            self._low = high if entries else await self._reader.next_after(self._extents, high)
+            size = sum([len(entry[1][1]) for _, _, entry in entries if len(entry[1]) > 1])
+            self._width = max(64, self._width // 2) if size > WINDOW_BYTES else min(self._width * 2, self._widest)
+            if entries:
+                return entries
+        return []
+
+    @property
+    def exhausted(self) -> bool:
+        """Tell whether all are read."""
+        return self._low >= self._until
+
+
+class _Chunks:
+    """The entries that references of an index point to, some at a time."""
+
+    def __init__(self, reader: Reader, references: Sequence[tuple[int, int, int]]) -> None:
+        self._reader = reader
+        self._references = references
+        self._at = 0
+
+    async def next(self) -> list[Entry]:
+        """Return the next entries; none when all are read."""
+        while self._at < len(self._references):
+            chunk = self._references[self._at : self._at + INDEX_CHUNK]
+            self._at += INDEX_CHUNK
+            if entries := await self._reader.fetch(chunk):
+                return entries
+        return []
+
+    @property
+    def exhausted(self) -> bool:
+        """Tell whether all are read."""
+        return self._at >= len(self._references)
+
+
+async def _one_ahead(source: _Windows | _Chunks) -> AsyncGenerator[list[Entry], None]:
+    """Yield the entries of `source`; the next are on their way while some are used."""
+    entries = await source.next()
+    while entries:
+        if source.exhausted:
+            yield entries
+            return
+        ahead = asyncio.create_task(source.next(), name="spine-read-ahead")
         try:
-            yield decode_entry(topic, entry)
+            yield entries
+            entries = await ahead
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+
+def decode_all(entries: Iterable[Entry]) -> list[Event[Any]]:
+    """Return the events of `entries`; an entry that is not one is reported and skipped, as delivery does."""
+    events = []
+    for seq, topic, entry in entries:
+        try:
+            is_ours = entry[0][-2:] == b"-0"
+            events.append(decode_fields(seq, topic, entry[1]) if is_ours else decode_entry(topic, entry))
         except DecodeError as error:
             logger.warning("skipped: %s", error)
+    return events
 
 
 def _relevant(streams: list[Stream], types: tuple[str, ...]) -> list[Stream]:
@@ -271,8 +365,3 @@ def _relevant(streams: list[Stream], types: tuple[str, ...]) -> list[Stream]:
 
 def _seq(entry: Any) -> int:
     return int(entry[0].partition(b"-")[0])
-
-
-def _size(entry: Any) -> int:
-    fields = entry[1]
-    return len(fields[1]) if fields and len(fields) > 1 else 0

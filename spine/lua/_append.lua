@@ -51,11 +51,11 @@ local function remember_batch(batch, ttl, reply)
   redis.call('SET', KEYS[5], batch .. ' ' .. reply, 'PX', ttl)
 end
 
--- {key, name, sid, bell} for each stream that the events go to.
+-- {key, name, sid, bell, partition} for each stream that the events go to.
 local function read_streams()
   local streams = {}
   for i = 1, num() do
-    streams[i] = { key = KEYS[num()], name = arg(), sid = arg(), bell = KEYS[num()] }
+    streams[i] = { key = KEYS[num()], name = arg(), sid = arg(), bell = KEYS[num()], partition = arg() }
   end
   return streams
 end
@@ -124,7 +124,7 @@ local function put(stream, by_key, by_correlation, id, ts, data)
     return redis.error_reply('SPINEBLOCKED ' .. KEYS[by_key] .. ' ' .. done.err)
   end
   if by_correlation > 0 then
-    done = call('RPUSH', KEYS[by_correlation], reference)
+    done = call('RPUSH', KEYS[by_correlation], reference .. ':' .. stream.partition)
     if type(done) == 'table' then
       undo(stream, by_key, by_correlation, id, 2)
       return redis.error_reply('SPINEBLOCKED ' .. KEYS[by_correlation] .. ' ' .. done.err)

@@ -4,7 +4,7 @@
 --
 -- KEYS: 1 meta, 2 seq, 3 clock, 4 streams, 5 producer; then what the arguments name by place.
 -- ARGV: epoch, batch number, TTL of the batch's memory in ms;
---   n streams, each: place of its key, `lane/topic`, its number or '', place of its bell;
+--   n streams, each: place of its key, `lane/topic`, its number or '', place of its bell, partition;
 --   n units, each: place of the lease or 0, its generation; how the handled event is held: 'pending' (place of its
 --     stream, consumer group, entry id), 'waiting' (place of the waiting list, reference at its head), 'due' (place of
 --     the timetable, member) or 'none';
