@@ -24,6 +24,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
         order_key: what order is kept by: its key, or something unique without order.
         order: place within the key's events of one lane; its seq, or its place in the waiting list.
         partition: its partition.
+        generation: fencing token of the lease that it was taken under.
         lane: its lane.
         stream: Redis key of the stream it stands in.
         number: number of that stream.
@@ -39,6 +40,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     order_key: str
     order: int
     partition: int
+    generation: int = 0
     lane: int
     stream: str
     number: int

@@ -38,6 +38,11 @@ class Partition:
     Attributes:
         lease: the right to it.
         draining: it is being handed over: nothing more is taken.
+        opened: what was held and pending when it was acquired is in hand; only then is more taken.
+        opening: count of the times that it had to be opened again: what was read before then is not admitted any more.
+        cut_off: what is pending was in hand when a worker died.
+        failures: how often in a row it could not be read.
+        retry_at: when it may be tried again (monotonic seconds).
         unknown: a stream was heard of that the topic list did not have when it was last looked at. Nothing may run on
             the strength of what is read until it has been looked at again: the stream may hold earlier events.
     """
@@ -56,6 +61,11 @@ class Partition:
         self._read_at: dict[int, float] = {}
         self.lease = lease
         self.draining = False
+        self.opened = False
+        self.opening = 0
+        self.cut_off = not lease.clean
+        self.failures = 0
+        self.retry_at = 0.0
         self.unknown = True
         self.head = 0
 
@@ -134,8 +144,8 @@ class Partition:
             if not asked:
                 continue
             self._read_at[number] = now
-            if created and (self.lease.generation > 1 or number in self._known):
-                self._recheck[number] = self.head
+            if created:
+                self._group_was_made(number)
             self._known.add(number)
             if entries:
                 reads.append(self._read(number, entries))
@@ -152,12 +162,21 @@ class Partition:
         for number in list(self._subscribed):
             after = "0"
             while True:
-                ((_, _, entries),) = await self._call(group, [number], RECOVERY_PAGE, [1, 0, after])
+                ((created, _, entries),) = await self._call(group, [number], RECOVERY_PAGE, [1, 0, after])
+                if created:
+                    self._group_was_made(number)
+                    self._position[number] = 0
+                self._known.add(number)
                 if not entries:
                     break
                 after = entries[-1][0].decode()
                 reads.append(self._read(number, entries))
         return reads
+
+    def _group_was_made(self, number: int) -> None:
+        """The group starts again: if there was one before, what it had handled comes a second time."""
+        if self.lease.generation > 1 or number in self._known:
+            self._recheck[number] = self.head
 
     def _read(self, number: int, entries: list[Any]) -> Read:
         stream = self._subscribed[number]

@@ -14,7 +14,6 @@ from redis.exceptions import RedisError
 
 from spine.agent import Agent, HandlerSpec
 from spine.codec import decode_entry
-from spine.connection import is_passing
 from spine.delivery.commits import Committer, Held, NoLongerPending, Resolve, Unit
 from spine.delivery.hand import Hand, Taken
 from spine.delivery.holds import Hold
@@ -117,15 +116,11 @@ class Agency:
 
     # --- partitions ---
 
-    async def acquired(self, lease: Lease) -> None:
+    def acquired(self, lease: Lease) -> None:
         """Begin with a partition: what an earlier holder left comes first."""
         partition = Partition(self.server, self.spine.streams, lease, self.start_seq)
         self._subscribe(partition)
         self.partitions[lease.partition] = partition
-        await self._held.load(partition)
-        for key, held in self._held.of_partition(lease.partition):
-            if held.hold.reason == "reducer" and held.hold.version != self.version:
-                self._held.release(key)
         self._recover.add(lease.partition)
         self._wake.set()
 
@@ -133,6 +128,7 @@ class Agency:
         """Take nothing more of a partition; what has not begun stays with the group."""
         partition = self.partitions[number]
         partition.draining = True
+        partition.opening += 1
         self._drop_waiting(number)
 
     def undrain(self, number: int) -> None:
@@ -140,10 +136,16 @@ class Agency:
         partition = self.partitions.get(number)
         if partition is not None and partition.draining:
             partition.draining = False
-            self._recover.add(number)
-            partition.look_everywhere()
-            self.spawn(self._held.load(partition), "spine-holds")
-            self._wake.set()
+            self._reopen(partition)
+
+    def _reopen(self, partition: Partition) -> None:
+        """Forget what has not begun in a partition, and look at it as if it had just been acquired."""
+        self._drop_waiting(partition.number)
+        partition.opened = False
+        partition.opening += 1
+        partition.look_everywhere()
+        self._recover.add(partition.number)
+        self._wake.set()
 
     def is_drained(self, number: int) -> bool:
         """Tell whether nothing of a partition is running or on its way to be committed."""
@@ -196,11 +198,11 @@ class Agency:
         self._slots.wake()
         self._wake.set()
 
-    async def reload_holds(self) -> None:
+    def reload_holds(self) -> None:
         """Somebody changed holds from outside (a redrive): read them again."""
-        for partition in list(self.partitions.values()):
+        for partition in self.partitions.values():
             if not partition.draining:
-                await self._held.load(partition)
+                self._reopen(partition)
 
     # --- taking ---
 
@@ -212,23 +214,24 @@ class Agency:
             try:
                 await self._take_what_is_there()
                 failures = 0
-            except (SpineError, RedisError, OSError) as error:
+            except Exception as error:
                 failures += 1
-                log = logger.debug if is_passing(error) and failures > 1 else logger.warning
-                log("%s cannot take events: %s", self.name, error)
-                self._recover.update(self.partitions)
+                _report(f"{self.name} cannot take events", error, failures)
                 self._wake.set()
-                await asyncio.sleep(min(0.05 * 2**failures, 1.0))
+                await asyncio.sleep(_pause_s(failures))
 
     async def _take_what_is_there(self) -> None:
         if self.paused or self.stopping:
             return
         await self._learn_streams()
-        for number in [number for number in self._recover if number in self.partitions]:
-            await self._recover_partition(self.partitions[number])
+        now = time.monotonic()
+        for number in list(self._recover):
+            partition = self.partitions.get(number)
+            if partition is not None and partition.retry_at <= now:
+                await self._recover_partition(partition)
         while not (self.paused or self.stopping):
             await self._learn_streams()
-            ready = [p for p in self.partitions.values() if p.has_news and not p.draining]
+            ready = [p for p in self.partitions.values() if p.has_news and self._may_take(p)]
             room = self.agent.prefetch - self.hand.size
             stalled = room <= 0 and not self.hand.has_ready() and not self._running
             if not ready or (room <= 0 and not stalled):
@@ -240,21 +243,33 @@ class Agency:
                 await asyncio.gather(*(self._take(partition, budget, stalled) for partition in ready))
             await asyncio.sleep(0)
 
+    def _may_take(self, partition: Partition) -> bool:
+        return partition.opened and not partition.draining and partition.number not in self._recover
+
     async def _take(self, partition: Partition, budget: int, stalled: bool) -> None:
+        opening = partition.opening
         try:
             reads = await partition.take(self.name, budget, stalled=stalled, ageing_s=self.agent.ageing_s)
+            await self._admit(reads, partition, opening, suspect=False)
         except LeaseLost:
             self.lose(partition.lease)
-            return
-        except (SpineError, RedisError, OSError):
-            self._recover.add(partition.number)
-            raise
-        await self._admit(reads, partition, suspect=False)
-        self._set_bounds(partition)
+        except Exception as error:
+            self._set_aside(partition, error)
+        else:
+            self._set_bounds(partition)
+
+    def _set_aside(self, partition: Partition, error: Exception) -> None:
+        """Leave a partition alone for a moment; others go on."""
+        partition.failures += 1
+        _report(f"{self.name} cannot take from partition {partition.number}", error, partition.failures)
+        pause_s = _pause_s(partition.failures)
+        partition.retry_at = time.monotonic() + pause_s
+        self._recover.add(partition.number)
+        asyncio.get_running_loop().call_later(pause_s, self._wake.set)
 
     def _set_bounds(self, partition: Partition) -> None:
         """Let run what nothing can overtake any more; not while a stream is unknown that may hold earlier events."""
-        if partition.draining or partition.unknown:
+        if partition.unknown or not self._may_take(partition):
             return
         self.hand.set_bounds(partition.number, partition.bounds())
         self._slots.wake()
@@ -264,15 +279,29 @@ class Agency:
         self._recover.discard(partition.number)
         if partition.draining:
             return
+        opening = partition.opening
         self._left_meanwhile = set()
         try:
+            if not partition.opened:
+                await self._load_holds(partition)
             reads = await partition.recover(self.name)
-            await self._admit(reads, partition, suspect=not partition.lease.clean)
+            await self._admit(reads, partition, opening, suspect=partition.cut_off)
         except LeaseLost:
             self.lose(partition.lease)
-        except BaseException:
-            self._recover.add(partition.number)
-            raise
+        except Exception as error:
+            self._set_aside(partition, error)
+        else:
+            partition.failures = 0
+            if partition.opening == opening:
+                partition.opened, partition.cut_off = True, False
+        finally:
+            self._left_meanwhile = None
+
+    async def _load_holds(self, partition: Partition) -> None:
+        await self._held.load(partition)
+        for key, held in self._held.of_partition(partition.number):
+            if held.hold.reason == "reducer" and held.hold.version != self.version:
+                self._held.release(key)
 
     async def _learn_streams(self) -> None:
         """Bring the topic list up to what was heard; what is heard meanwhile may be newer than the answer."""
@@ -303,7 +332,7 @@ class Agency:
         self._lanes.update(stream.lane for stream in wanted)
         partition.subscribe(wanted, others)
 
-    async def _admit(self, reads: Iterable[Read], partition: Partition, *, suspect: bool) -> None:
+    async def _admit(self, reads: Iterable[Read], partition: Partition, opening: int, *, suspect: bool) -> None:
         taken: list[Taken] = []
         for read in reads:
             handled = await self._handled_before(read, partition)
@@ -321,7 +350,7 @@ class Agency:
                 else:
                     taken.append(one)
         await self._prepare(taken)
-        if self.partitions.get(partition.number) is not partition or partition.draining:
+        if self.partitions.get(partition.number) is not partition or partition.opening != opening:
             self._mine.difference_update(one.event.seq for one in taken)
             return
         for one in taken:
@@ -369,6 +398,7 @@ class Agency:
             order_key=event.key if self.agent.ordering == "key" else f"{event.seq}",
             order=event.seq,
             partition=partition.number,
+            generation=partition.lease.generation,
             lane=lane,
             stream=stream,
             number=number,
@@ -467,13 +497,28 @@ class Agency:
     def interrupted(self, taken: Taken) -> None:
         """A handler was cut off without fault of its own: its event is at its old place, or with another worker."""
         taken.interrupted = True
-        if taken.partition in self.partitions and not self.stopping:
+        partition = self.partitions.get(taken.partition)
+        if partition is not None and self._is_ours(taken) and not partition.draining and not self.stopping:
             self.hand.put_back(taken)
             self._slots.wake()
-        else:
-            self.hand.finished(taken)
-            self._mine.discard(taken.event.seq)
-            self.changed.set()
+            return
+        self.hand.finished(taken)
+        self._left(taken)
+        self.changed.set()
+
+    def _is_ours(self, taken: Taken) -> bool:
+        """Tell whether the lease that an event was taken under is still held."""
+        partition = self.partitions.get(taken.partition)
+        return partition is not None and partition.lease.generation == taken.generation
+
+    def _left(self, taken: Taken) -> None:
+        """An event left the hand. Where it was taken under an earlier lease, it may have to be taken again."""
+        self._mine.discard(taken.event.seq)
+        if self._left_meanwhile is not None:
+            self._left_meanwhile.add(taken.event.seq)
+        if taken.partition in self.partitions and not self._is_ours(taken):
+            self._recover.add(taken.partition)
+            self._wake.set()
 
     def waits(self) -> AbstractAsyncContextManager[None]:
         """Give up the concurrency slot while the handler waits for others."""
@@ -489,10 +534,10 @@ class Agency:
 
     async def write_now(self, taken: Taken, writes: tuple[Write, ...]) -> None:
         """Write at once, if the lease still holds."""
-        partition = self.partitions.get(taken.partition)
-        if partition is None:
+        if not self._is_ours(taken):
             raise LeaseLost(f"partition {taken.partition} of {self.name} has another holder")
-        await self._committer.commit(lease=partition.lease.key, generation=partition.lease.generation, writes=writes)
+        lease = self.server.keys.lease(self.name, taken.partition)
+        await self._committer.commit(lease=lease, generation=taken.generation, writes=writes)
 
     # --- committing ---
 
@@ -582,7 +627,7 @@ class Agency:
                 resolve=resolve,
                 tag=taken,
                 lease=self.server.keys.lease(self.name, taken.partition) if partition is None else partition.lease.key,
-                generation=-1 if partition is None else partition.lease.generation,
+                generation=taken.generation,
                 held=held,
                 events=events,
                 writes=writes,
@@ -593,18 +638,18 @@ class Agency:
         """Book the end of a commit: it is stored, refused for good, or tried again."""
         if error is None or isinstance(error, NoLongerPending | LeaseLost) or unit is None:
             self._in_flight[taken.partition] -= 1
-            self._mine.discard(taken.event.seq)
-            if self._left_meanwhile is not None:
-                self._left_meanwhile.add(taken.event.seq)
+            self._left(taken)
         if error is None:
             return
         if isinstance(error, LeaseLost):
-            partition = self.partitions.get(taken.partition)
-            if partition is not None and unit is not None and unit.generation == partition.lease.generation:
-                self.lose(partition.lease)
+            if self._is_ours(taken):
+                self.lose(self.partitions[taken.partition].lease)
         elif isinstance(error, NoLongerPending):
             logger.warning("%s: event %d was acknowledged elsewhere: %s", self.name, taken.event.seq, error)
             self.states.forget(taken.event.key)
+            partition = self.partitions.get(taken.partition)
+            if partition is not None and not partition.draining:
+                self._reopen(partition)
         elif unit is not None:
             logger.error("%s: event %d is handled but not committed, again soon: %s", self.name, taken.event.seq, error)
             asyncio.get_running_loop().call_later(RETRY_COMMIT_S, self._committer.submit, unit)
@@ -674,3 +719,17 @@ class Agency:
         for running in list(self._running.values()):
             running.cancel("stop")
         await asyncio.sleep(0)
+
+
+def _report(what: str, error: Exception, failures: int) -> None:
+    """Report a server that is away once, and anything unexpected each time, with its traceback."""
+    if not isinstance(error, SpineError | RedisError | OSError):
+        logger.exception("%s", what, exc_info=error)
+    elif failures == 1:
+        logger.warning("%s: %s", what, error)
+    else:
+        logger.debug("%s: %s", what, error)
+
+
+def _pause_s(failures: int) -> float:
+    return float(min(0.05 * 2 ** min(failures, 10), 1.0))

@@ -198,7 +198,7 @@ class Worker:
                 agency.paused = False
                 agency.resume()
             agency.paused = paused
-            await agency.reload_holds()
+            agency.reload_holds()
 
     async def _read_cancelled(self) -> None:
         raw = await self._server.command("HGETALL", self._server.keys.cancelled)
@@ -234,7 +234,7 @@ class Worker:
             for partition in plan.acquire:
                 lease = await self._leases.acquire(agency.name, agency.version, partition)
                 if lease is not None:
-                    await agency.acquired(lease)
+                    agency.acquired(lease)
             wanted = set(plan.release)
             draining = {number for name, number in self._draining_since if name == agency.name}
             for number in list(wanted - draining)[: max(0, len(wanted) - len(draining))]:
