@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from spine.log.listener import KEPT
 from spine.log.streams import LANES, Stream, Streams
 
 RECOVERY_PAGE = 500
+BYTES_A_CALL = 4 * 1024 * 1024
+NOT_READ, READ_TO_THE_END, MORE_TO_READ = range(3)
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -47,13 +50,14 @@ class Partition:
             the strength of what is read until it has been looked at again: the stream may hold earlier events.
     """
 
-    def __init__(self, server: Server, streams: Streams, lease: Lease, start: int) -> None:
+    def __init__(self, server: Server, streams: Streams, lease: Lease, start_of: Callable[[str], int]) -> None:
         self._server = server
         self._streams = streams
-        self._start = start
+        self._start_of = start_of
         self._bell = server.keys.bell(lease.partition)
         self._heard = "0-0"
         self._subscribed: dict[int, Stream] = {}
+        self._starts: dict[int, str] = {}
         self._others: set[int] = set()
         self._position: dict[int, int] = {}
         self._recheck: dict[int, int] = {}
@@ -87,6 +91,7 @@ class Partition:
         for stream in wanted:
             if stream.number not in self._subscribed:
                 self._subscribed[stream.number] = stream
+                self._starts[stream.number] = f"{self._start_of(stream.topic)}-0"
                 self._position.setdefault(stream.number, 0)
         self._others = others
 
@@ -126,22 +131,21 @@ class Partition:
         `stalled` says that nothing in hand may run before more is read: the stream furthest behind is then read even
         beyond the budget.
         """
-        numbers = sorted(self._position, key=lambda number: (self._subscribed[number].lane, self._position[number]))
-        furthest = min(self._position.values(), default=0)
         now = time.monotonic()
+        numbers = self._worth_reading(now, ageing_s)
+        furthest = min(self._position.values(), default=0)
         args: list[Argument] = []
         left = [sum(1 for number in numbers if self._subscribed[number].lane == lane) for lane in LANES]
         for number in numbers:
             lane = self._subscribed[number].lane
-            aged = now - self._read_at.setdefault(number, now) > ageing_s
-            must = aged or (stalled and self._position[number] == furthest)
-            args += (left[lane], 1 if must else 0, ">")
+            must = self._is_aged(number, now, ageing_s) or (stalled and self._position[number] == furthest)
+            args += (self._starts[number], left[lane], 1 if must else 0, ">")
             left[lane] -= 1
         answers = await self._call(group, numbers, budget, args)
         self._hear_newest_first(self._rings)
         reads = []
-        for number, (created, asked, entries) in zip(numbers, answers, strict=True):
-            if not asked:
+        for number, (created, state, entries) in zip(numbers, answers, strict=True):
+            if state == NOT_READ:
                 continue
             self._read_at[number] = now
             if created:
@@ -149,28 +153,48 @@ class Partition:
             self._known.add(number)
             if entries:
                 reads.append(self._read(number, entries))
-            if len(entries or ()) < asked:
+            if state == READ_TO_THE_END:
                 del self._position[number]
                 self._read_at.pop(number, None)
             else:
                 self._position[number] = _seq(entries[-1][0].decode())
         return reads
 
+    def _worth_reading(self, now: float, ageing_s: float) -> list[int]:
+        """Return the streams to read, the most urgent and furthest behind first.
+
+        One that is ahead of others has given events that wait for these: more of it would only fill the hand.
+        """
+        bounds = self.bounds()
+        return sorted(
+            (
+                number
+                for number, position in self._position.items()
+                if position <= bounds[self._subscribed[number].lane] or self._is_aged(number, now, ageing_s)
+            ),
+            key=lambda number: (self._subscribed[number].lane, self._position[number]),
+        )
+
+    def _is_aged(self, number: int, now: float, ageing_s: float) -> bool:
+        return now - self._read_at.setdefault(number, now) > ageing_s
+
     async def recover(self, group: str) -> list[Read]:
         """Return what is pending: taken by an earlier holder or in a call whose reply was lost."""
         reads = []
         for number in list(self._subscribed):
             after = "0"
-            while True:
-                ((created, _, entries),) = await self._call(group, [number], RECOVERY_PAGE, [1, 0, after])
+            more = True
+            while more:
+                args = (self._starts[number], 1, 0, after)
+                ((created, state, entries),) = await self._call(group, [number], RECOVERY_PAGE, args)
                 if created:
                     self._group_was_made(number)
                     self._position[number] = 0
                 self._known.add(number)
-                if not entries:
-                    break
-                after = entries[-1][0].decode()
-                reads.append(self._read(number, entries))
+                if entries:
+                    after = entries[-1][0].decode()
+                    reads.append(self._read(number, entries))
+                more = state == MORE_TO_READ
         return reads
 
     def _group_was_made(self, number: int) -> None:
@@ -182,16 +206,9 @@ class Partition:
         stream = self._subscribed[number]
         return Read(stream, self._streams.key(self.number, stream), entries, self._recheck.get(number, 0))
 
-    async def _call(self, group: str, numbers: list[int], budget: int, args: list[Argument]) -> list[Any]:
+    async def _call(self, group: str, numbers: list[int], budget: int, args: Sequence[Argument]) -> list[Any]:
         keys = [self._streams.key(self.number, self._subscribed[number]) for number in numbers]
-        head: list[Argument] = [
-            self.lease.generation,
-            group,
-            f"p{self.number}",
-            f"{self._start}-0",
-            self._heard,
-            budget,
-        ]
+        head: list[Argument] = [self.lease.generation, group, f"p{self.number}", self._heard, budget, BYTES_A_CALL]
         replies = await self._server.evaluate(
             self._server.link,
             "take",

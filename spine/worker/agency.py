@@ -26,6 +26,7 @@ from spine.events import Event, Priority
 from spine.handling import Handling
 from spine.log.drafts import Drafts, Prepared, Write
 from spine.log.reader import Entry
+from spine.names import matcher
 from spine.sessions import SessionState, load_sessions
 from spine.worker.attempt import Attempt, Running, empty_session
 from spine.worker.held import HeldKey, HeldKeys, held_as
@@ -48,6 +49,7 @@ class Agency:
     Attributes:
         name: of the agent.
         worker: id of this worker.
+        starts: pattern → seq after which the agent reads the topics it stands for.
     """
 
     def __init__(self, spine: Spine, agent: type[Agent[Any]], worker: str, leases: Leases, concurrency: int) -> None:
@@ -64,7 +66,7 @@ class Agency:
         self.states = States(self.server, spine.reader, agent)
         self.hand = Hand(agent.ageing_s)
         self.partitions: dict[int, Partition] = {}
-        self.start_seq = 0
+        self.starts: dict[str, int] = {}
         self.paused = False
         self.stopping = False
         self.changed = asyncio.Event()
@@ -118,7 +120,7 @@ class Agency:
 
     def acquired(self, lease: Lease) -> None:
         """Begin with a partition: what an earlier holder left comes first."""
-        partition = Partition(self.server, self.spine.streams, lease, self.start_seq)
+        partition = Partition(self.server, self.spine.streams, lease, self._start_of)
         self._subscribe(partition)
         self.partitions[lease.partition] = partition
         self._recover.add(lease.partition)
@@ -321,6 +323,10 @@ class Agency:
         for partition in asking:
             if self.partitions.get(partition.number) is partition:
                 self._set_bounds(partition)
+
+    def _start_of(self, topic: str) -> int:
+        """Return the seq after which a topic is read: where the agent began to declare it."""
+        return min((seq for pattern, seq in self.starts.items() if matcher((pattern,))(topic)), default=0)
 
     def _subscribe(self, partition: Partition) -> None:
         wanted, others = [], set()

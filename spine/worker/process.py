@@ -81,7 +81,7 @@ class Worker:
     async def start(self) -> None:
         """Register the agents and begin; returns when the first partitions are held."""
         for agency in self._agencies.values():
-            await self._register(agency)
+            await self._register(agency, await self._start_seq(agency.agent))
         listener, keys = self._spine.listener, self._server.keys
         self._watches.append(await listener.watch(keys.control, self._hear_control))
         for partition in range(self._server.partitions):
@@ -140,23 +140,24 @@ class Worker:
             if not all(agency.is_drained(number) for number in agency.partitions):
                 await agency.changed.wait()
 
-    async def _register(self, agency: Agency) -> None:
+    async def _register(self, agency: Agency, start: int | str) -> None:
+        """Make the agent known; what it declares for the first time is read after seq `start` (empty: from now)."""
         agent, keys = agency.agent, self._server.keys
-        patterns = [pattern for handler in agent.handlers for pattern in handler.patterns]
+        handled = [*sorted({pattern for handler in agent.handlers for pattern in handler.patterns}), f"@{agent.name}"]
+        folded = sorted({pattern for reducer in agent.reducers for pattern in reducer.patterns} - set(handled))
         declaration = {
             "version": agent.version,
-            "handles": sorted(patterns),
+            "handles": handled[:-1],
             "reduces": sorted({pattern for reducer in agent.reducers for pattern in reducer.patterns}),
             "ordering": agent.ordering,
         }
-        start = await self._start_seq(agent)
-        reply = await self._server.run(
+        paused, *starts = await self._server.run(
             "register",
             [keys.agent(agent.name), keys.agents, keys.handlers, keys.seq, keys.control],
-            [agent.name, agent.version, start, json.dumps(declaration), len(patterns) + 1, *patterns, f"@{agent.name}"],
+            [agent.name, agent.version, start, json.dumps(declaration), len(handled), *handled, *folded],
         )
-        agency.start_seq = int(reply[0])
-        agency.paused = reply[2] == b"1"
+        agency.paused = paused == b"1"
+        agency.starts = dict(zip((*handled, *folded), map(int, starts), strict=True))
 
     async def _start_seq(self, agent: type[Agent[Any]]) -> int | str:
         start = agent.start
