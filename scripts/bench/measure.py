@@ -14,6 +14,9 @@ from scripts.bench.arm import ARMS, Arm, Sample, Setup, load_arms
 from scripts.bench.processes import SPAWN, give_up_after, run_loop
 from scripts.bench.servers import NoServer, Storage, running
 
+LAST_RESORT_SECONDS = 5.0
+"""How much later than the harness an arm ends itself, should the harness be gone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -69,7 +72,7 @@ def _in_process(arm: Arm, setup: Setup) -> Outcome:
 
 def _arm_process(connection: Connection, name: str, setup: Setup) -> None:
     os.setsid()  # a group of its own: what it starts is ended with it
-    give_up_after(setup.timeout)
+    give_up_after(setup.timeout + LAST_RESORT_SECONDS)
     load_arms()
     try:
         outcome = Outcome(sample=run_loop(ARMS[name].measure(setup)))

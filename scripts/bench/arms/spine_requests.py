@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FLIGHTS = 256
 TIMEOUT = 30.0
+PROBE_TIMEOUT = 2.0
 
 Ask = Callable[[int], Awaitable[object]]
 
@@ -30,23 +31,23 @@ async def asker(setup: Setup, namespace: str = NAMESPACE) -> AsyncIterator[Ask]:
     """A client beside a responder process that is ready; a wrong answer raises."""
     from scripts.bench.arms.spine_agents import work
     from scripts.bench.arms.spine_events import ASK, context
-    from spine import NoHandler, Spine
+    from spine import NoHandler, RequestTimeout, Spine
 
     contexts = [context(number) for number in range(KEYS)]
     with beside(work, setup.timeout, setup.redis_url, namespace, "answering", new_counter()):
         async with Spine(setup.redis_url, namespace=namespace) as spine:
 
-            async def ask(number: int) -> None:
+            async def ask(number: int, timeout: float = TIMEOUT) -> None:
                 payload = payload_of(number)
-                reply = await spine.request(ASK, payload, context=contexts[number % KEYS], timeout=TIMEOUT)
+                reply = await spine.request(ASK, payload, context=contexts[number % KEYS], timeout=timeout)
                 if reply.payload["n"] != number:
                     raise RuntimeError(f"request {number} got the answer to {reply.payload['n']}")
 
             while True:
                 try:
-                    await ask(0)
+                    await ask(0, PROBE_TIMEOUT)
                     break
-                except NoHandler:
+                except (NoHandler, RequestTimeout):  # the responder is still starting
                     await asyncio.sleep(0.02)
             yield ask
 
