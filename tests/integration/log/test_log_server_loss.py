@@ -146,11 +146,14 @@ async def test_a_full_server_refuses_and_stores_nothing_by_halves(tmp_path: Path
     with RedisServer.start(tmp_path, config=config) as server, redis.Redis.from_url(server.url) as raw:
         spine = await connect(server.url)
         stored: list[Event[Any]] = []
-        with pytest.raises(ServerRefused, match="out of memory") as error:
+
+        async def fill() -> None:
+            drafts = [Draft(f"topic.{i % 5}", {"text": "x" * 300}, key=f"k-{i % 20}") for i in range(50)]
             while True:
-                stored += await spine.publish_many(
-                    [Draft(f"topic.{i % 5}", {"text": "x" * 300}, key=f"k-{i % 20}") for i in range(50)]
-                )
+                stored.extend(await spine.publish_many(drafts))
+
+        with pytest.raises(ServerRefused, match="out of memory") as error:
+            await fill()
         assert error.value.stored is False
         assert len(stored) >= 50
         results = await asyncio.gather(*(spine.publish("a.b", key=f"k-{i}") for i in range(20)), return_exceptions=True)
