@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,6 +64,7 @@ class Partition:
         self._recheck: dict[int, int] = {}
         self._known: set[int] = set()
         self._read_at: dict[int, float] = {}
+        self._rung: dict[int, tuple[float, int]] = {}
         self.lease = lease
         self.draining = False
         self.opened = False
@@ -100,6 +102,7 @@ class Partition:
         seen = _seq(self._heard)
         for number in self._subscribed:
             self._position.setdefault(number, seen)
+            self._rung[number] = _NEWER_THAN_ALL
         self.unknown = True
 
     def hear(self, rings: list[Any]) -> None:
@@ -111,6 +114,7 @@ class Partition:
                 number = int(raw)
                 if number in self._subscribed:
                     self._position.setdefault(number, _seq(self._heard))
+                    self._rung[number] = max(self._rung.get(number, _OLDEST), _id(ring_id))
                 elif number not in self._others:
                     self.unknown = True
 
@@ -141,6 +145,7 @@ class Partition:
             must = self._is_aged(number, now, ageing_s) or (stalled and self._position[number] == furthest)
             args += (self._starts[number], left[lane], 1 if must else 0, ">")
             left[lane] -= 1
+        self._rung.clear()
         answers = await self._call(group, numbers, budget, args)
         self._hear_newest_first(self._rings)
         reads = []
@@ -153,9 +158,11 @@ class Partition:
             self._known.add(number)
             if entries:
                 reads.append(self._read(number, entries))
-            if state == READ_TO_THE_END:
+            if state == READ_TO_THE_END and self._rung.get(number, _OLDEST) <= _id(self._heard.encode()):
                 del self._position[number]
                 self._read_at.pop(number, None)
+            elif state == READ_TO_THE_END:  # it rang after it was read, and before it was known what was read
+                self._position[number] = self.head
             else:
                 self._position[number] = _seq(entries[-1][0].decode())
         return reads
@@ -230,6 +237,10 @@ class Partition:
         else:
             self.hear(rings)
         self._heard = rings[0][0].decode()
+
+
+_OLDEST: tuple[float, int] = (0.0, 0)
+_NEWER_THAN_ALL: tuple[float, int] = (math.inf, 0)
 
 
 def _seq(entry_id: str) -> int:

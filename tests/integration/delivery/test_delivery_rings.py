@@ -1,4 +1,4 @@
-"""A topic's first event is neither lost nor overtaken, at whatever moment a worker learns of the topic."""
+"""No event is lost or overtaken, at whatever moment between a ring and a take it is stored, its topic new or not."""
 
 from __future__ import annotations
 
@@ -113,3 +113,31 @@ async def test_a_topic_born_while_the_list_is_being_read_is_not_forgotten(
     monkeypatch.setattr(Streams, "refresh", slow)
     await spine.publish("said.second", {"word": "1"}, key=KEY)
     assert {one["word"] for one in await heard(spine, 3)} == {"0", "1", "2"}
+
+
+async def test_an_event_stored_while_the_answer_of_a_take_is_on_its_way_is_not_forgotten(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ring is heard before the answer is looked at, which says that there is nothing more."""
+    heard_it = asyncio.Event()
+    late: list[int] = []
+    hear, call = Partition.hear, Partition._call
+
+    def noting(self: Partition, rings: list[Any]) -> None:
+        hear(self, rings)
+        if late and any(int(ring_id.partition(b"-")[0]) == late[0] for ring_id, _ in rings):
+            heard_it.set()
+
+    async def slow(self: Partition, *args: Any) -> list[Any]:
+        answers = await call(self, *args)
+        if not late and any(entries for _, _, entries in answers):
+            late.append(self.head + 1)
+            event = await spine.publish("said.first", {"word": "2"}, key=KEY)
+            assert event.seq == late[0]
+            await asyncio.wait_for(heard_it.wait(), 5)
+        return answers
+
+    monkeypatch.setattr(Partition, "hear", noting)
+    monkeypatch.setattr(Partition, "_call", slow)
+    await spine.publish("said.first", {"word": "1"}, key=KEY)
+    assert [one["word"] for one in await heard(spine, 3)] == ["0", "1", "2"]
