@@ -27,6 +27,7 @@ from spine import (
     on,
 )
 from spine.blocking import Spine
+from spine.testing.waiting import wait_until
 
 
 @pytest.fixture
@@ -79,18 +80,12 @@ def test_a_reader_may_stop_half_way_and_reads_no_further(client: Spine) -> None:
     events = client.replay()
     assert next(events).seq == 1
     events.close()
-    assert not [t for t in tasks(client) if t.get_name() == "spine-blocking-read-ahead"]
-
-
-def tasks(client: Spine) -> set[asyncio.Task]:
     background, _ = client._session()
+    background.run(_nothing_reads_ahead())
 
-    async def all_tasks() -> set[asyncio.Task]:
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        return asyncio.all_tasks()
 
-    return background.run(all_tasks())
+async def _nothing_reads_ahead() -> None:
+    await wait_until(lambda: all(task.get_name() != "spine-blocking-read-ahead" for task in asyncio.all_tasks()), 5)
 
 
 def test_tail_yields_what_other_threads_publish(client: Spine) -> None:
