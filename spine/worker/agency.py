@@ -84,6 +84,7 @@ class Agency:
         self._mine: set[int] = set()
         self._left_meanwhile: set[int] | None = None
         self._in_flight: dict[int, int] = {}
+        self._passing = 0
         self._running: dict[int, Running] = {}
         self._sessions: dict[str, SessionState] = {}
         self._recover: set[int] = set()
@@ -234,8 +235,8 @@ class Agency:
         while not (self.paused or self.stopping):
             await self._learn_streams()
             ready = [p for p in self.partitions.values() if p.has_news and self._may_take(p)]
-            room = self.agent.prefetch - self.hand.size
-            stalled = room <= 0 and not self.hand.has_ready() and not self._running
+            room = self.agent.prefetch - self.hand.size - self._passing
+            stalled = room <= 0 and not (self._passing or self.hand.has_ready() or self._running)
             if not ready or (room <= 0 and not stalled):
                 return
             budget = max(1, room // len(ready)) if room > 0 else 0
@@ -260,7 +261,7 @@ class Agency:
         else:
             self._set_bounds(partition)
 
-    def _set_aside(self, partition: Partition, error: Exception) -> None:
+    def _set_aside(self, partition: Partition, error: BaseException) -> None:
         """Leave a partition alone for a moment; others go on."""
         partition.failures += 1
         _report(f"{self.name} cannot take from partition {partition.number}", error, partition.failures)
@@ -597,7 +598,7 @@ class Agency:
         if held is not None:
             held.moving += 1
         holds = self._held.writes(one.partition)
-
+        self._passing += 1
         self._commit_unit(
             one, [], holds.to_back(one.order_key, one.reference), held_as(one, self.name, holds), self._moved
         )
@@ -606,6 +607,11 @@ class Agency:
         held = self._held.get(unit.tag.order_key)
         if held is not None:
             held.moving -= 1
+        self._passed(unit, stored, error)
+
+    def _passed(self, unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+        """Book that an event went on without being handled here."""
+        self._passing -= 1
         self._settled(unit.tag, error, None)
 
     def _submit(
@@ -659,12 +665,13 @@ class Agency:
         elif unit is not None:
             logger.error("%s: event %d is handled but not committed, again soon: %s", self.name, taken.event.seq, error)
             asyncio.get_running_loop().call_later(RETRY_COMMIT_S, self._committer.submit, unit)
-        else:
-            self._recover.add(taken.partition)
+        elif (partition := self.partitions.get(taken.partition)) is not None:
+            self._set_aside(partition, error)
 
     def _go_on(self) -> None:
         self._slots.wake()
-        if self.hand.size <= self.agent.prefetch // 2 and any(p.has_news for p in self.partitions.values()):
+        runs_dry = self.hand.size <= self.agent.prefetch // 2 or not self.hand.has_ready()
+        if runs_dry and any(p.has_news for p in self.partitions.values()):
             self._wake.set()
         if self._recover:
             self._wake.set()
@@ -673,10 +680,8 @@ class Agency:
 
     def _acknowledge(self, one: Taken) -> None:
         holds = self._held.writes(one.partition)
-        self._commit_unit(one, [], (), held_as(one, self.name, holds), self._acknowledged)
-
-    def _acknowledged(self, unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
-        self._settled(unit.tag, error, None)
+        self._passing += 1
+        self._commit_unit(one, [], (), held_as(one, self.name, holds), self._passed)
 
     def _bury_damaged(
         self, entry: Any, topic: str, partition: Partition, number: int, stream: str, error: DecodeError
@@ -707,9 +712,11 @@ class Agency:
             writes.append(done.write(self.server.keys, self.name, partition.number, letter.seq))
 
         def resolved(unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+            self._passing -= 1
             if error is not None and not isinstance(error, NoLongerPending | LeaseLost):
-                self._recover.add(partition.number)
+                self._set_aside(partition, error)
 
+        self._passing += 1
         self._committer.submit(
             Unit(
                 resolve=resolved,
@@ -727,7 +734,7 @@ class Agency:
         await asyncio.sleep(0)
 
 
-def _report(what: str, error: Exception, failures: int) -> None:
+def _report(what: str, error: BaseException, failures: int) -> None:
     """Report a server that is away once, and anything unexpected each time, with its traceback."""
     if not isinstance(error, SpineError | RedisError | OSError):
         logger.exception("%s", what, exc_info=error)
