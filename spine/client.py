@@ -334,18 +334,7 @@ class Spine:
         """
         selection = _selection(types, None, None)
         feed = await self._feed(selection, after)
-        subscription = Subscription(selection.types, callback, lambda: self.server.highest_seen)
-        subscription.position = feed.position
-
-        async def events() -> AsyncGenerator[Event[Any], None]:
-            try:
-                async for event in feed.events():
-                    self.server.highest_seen = max(self.server.highest_seen, feed.position)
-                    yield event
-            finally:
-                feed.stop()
-
-        subscription.run(events())
+        subscription = Subscription(feed, selection.types, callback, lambda: self.server.highest_seen)
         self._subscriptions.append(subscription)
         return subscription
 

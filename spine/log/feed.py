@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from spine.connection import Server
 from spine.events import Event
+from spine.link import ClientClosed
 from spine.log.listener import KEPT, Listener, Watch
 from spine.log.reader import Reader, Selection
 
@@ -32,36 +34,46 @@ class Feed:
         self._bells = [server.keys.bell(partition) for partition in range(server.partitions)]
         self._heard = ["0-0"] * len(self._bells)
         self._watches: list[Watch] = []
+        self._epoch = ""
 
     async def start(self) -> None:
         """Begin to listen; nothing appended after `position` is missed."""
-        for place, bell in enumerate(self._bells):
-            watch = await self._listener.watch(bell, self._hear)
-            self._watches.append(watch)
-            self._heard[place] = watch.position
-        self._lost = True
-        self._rung.set()
+        self._watches = await asyncio.gather(*(self._listener.watch(bell, self._hear) for bell in self._bells))
+        self._heard = [watch.position for watch in self._watches]
+        self._look_everywhere()
 
     def stop(self) -> None:
         """Stop listening."""
         for watch in self._watches:
             self._listener.unwatch(watch)
-        self._watches.clear()
+        self._watches = []
 
     async def events(self) -> AsyncGenerator[Event[Any], None]:
-        """Yield events as they come; `start` must have been called."""
-        while True:
-            await self._rung.wait()
-            self._rung.clear()
-            selection, until = await self._news()
-            async for event in self._reader.forward(selection, self.position, until):
-                self.position = event.seq
-                yield event
-            self.position = max(self.position, until)
+        """Yield events as they come, until the client is closed; `start` must have been called.
+
+        Raises `Unavailable` when the server stays away; called again, it goes on where it was.
+        """
+        try:
+            while not self._listener.closed:
+                selection, until = await self._news()
+                async with aclosing(self._reader.batches(selection, self.position, until)) as batches:
+                    async for events in batches:
+                        for event in events:
+                            self.position = event.seq
+                            yield event
+                self.position = max(self.position, until)
+                await self._rung.wait()
+        except ClientClosed:
+            return
+        finally:
+            self._look_everywhere()  # what was heard may not have been read
 
     def _hear(self, entries: list[Any] | None) -> None:
         self._lost = self._lost or entries is None
         self._rung.set()
+
+    def _look_everywhere(self) -> None:
+        self._hear(None)
 
     async def _news(self) -> tuple[Selection, int]:
         """Return which streams were touched since the last look, and the seq up to which that is all.
@@ -69,11 +81,15 @@ class Feed:
         All bells are read at one moment: what is appended in one call rings several of them, and a blocked reader
         would hear of one first.
         """
+        self._rung.clear()
         lost, self._lost = self._lost, False
-        head_raw, reply = await self._server.commands(
+        head_raw, reply, epoch_raw = await self._server.commands(
             ("GET", self._server.keys.seq),
             ("XREAD", "COUNT", 10 * KEPT, "STREAMS", *self._bells, *self._heard),
+            ("HGET", self._server.keys.meta, "epoch"),
         )
+        if await self._is_new_epoch((epoch_raw or b"").decode()):
+            return await self._news()
         touched: set[tuple[int, int]] = set()
         until = self.position
         for raw_key, entries in reply or ():
@@ -84,5 +100,22 @@ class Feed:
             for _, fields in entries:
                 touched.update((partition, int(number)) for number in fields[1].split(b","))
         if lost:
-            return self._selection, max(until, int(head_raw or 0))
-        return msgspec.structs.replace(self._selection, streams=frozenset(touched)), until
+            until = max(until, int(head_raw or 0))
+        self._server.highest_seen = max(self._server.highest_seen, until)
+        streams = None if lost else frozenset(touched)
+        return msgspec.structs.replace(self._selection, streams=streams), until
+
+    async def _is_new_epoch(self, epoch: str) -> bool:
+        """Tell whether the log began anew; its streams go by other numbers then, and its own may begin below ours."""
+        known, self._epoch = self._epoch, epoch
+        if not known or known == epoch:
+            return False
+        lines = await self._server.command("LRANGE", self._server.keys.epochs, 0, -1)
+        epochs = [line.decode().split(" ") for line in lines]
+        since = next((place for place, (name, *_) in enumerate(epochs, 1) if name == known), 0)
+        begun_at = min((int(floor) for _, floor, *_ in epochs[since:]), default=0)
+        self.position = min(self.position, begun_at)
+        self._heard = ["0-0"] * len(self._bells)
+        self._reader.streams.forget()
+        self._look_everywhere()
+        return True

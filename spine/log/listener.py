@@ -19,6 +19,7 @@ BLOCK_MS = 2_000
 COUNT = 1_000
 KEPT = 100
 INBOX_TTL_MS = 600_000
+PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 Entries = list[Any]
 Callback = Callable[[Entries | None], None]
@@ -44,6 +45,9 @@ class Listener:
     Args:
         server: the way to the server.
         client: id of the client; its inbox also takes the poke that ends a running read.
+
+    Attributes:
+        closed: nothing is heard any more.
     """
 
     def __init__(self, server: Server, client: str) -> None:
@@ -55,6 +59,7 @@ class Listener:
         self._poke: asyncio.Task[None] | None = None
         self._blocked_on: frozenset[str] = frozenset()
         self._epoch = ""
+        self.closed = False
 
     async def watch(self, key: str, callback: Callback, *, after: str | None = None) -> Watch:
         """Call `callback` with the entries of stream `key` after `after` (now where left out), until `unwatch`."""
@@ -79,7 +84,9 @@ class Listener:
             self._position.pop(watch.key, None)
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; whoever listens is called a last time, to see that this is closed."""
+        self.closed = True
+        self._look_everywhere()
         self._watches.clear()
         tasks = [task for task in (self._task, self._poke) if task is not None]
         for task in tasks:
@@ -118,7 +125,7 @@ class Listener:
                 if failures == 1:
                     logger.warning("listening interrupted: %s", error)
                 self._look_everywhere()
-                await asyncio.sleep(min(0.05 * 2**failures, 1.0))
+                await asyncio.sleep(PAUSES_S[min(failures, len(PAUSES_S)) - 1])
 
     async def _listen(self) -> None:
         self._position.setdefault(self.inbox, "0-0")

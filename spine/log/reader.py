@@ -31,6 +31,7 @@ WINDOW = 2_048
 WINDOW_BYTES = 8 * 1024 * 1024
 INDEX_CHUNK = 500
 INDEX_PAGE = 10_000
+MAX_SEQ = 2**63
 
 Entry = tuple[int, str, Any]
 Test = Callable[[Event[Any]], bool]
@@ -43,7 +44,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         types: types or patterns; empty for all.
         key: one key only.
         correlation: one correlation only.
-        streams: only these (partition, stream number); ``None`` for all that may hold a wanted type.
+        streams: only these (partition, stream number), no index is asked; ``None`` for all that may hold a wanted type.
     """
 
     types: tuple[str, ...] = ()
@@ -83,11 +84,15 @@ class Extent(msgspec.Struct, gc=False):
 
 
 class Reader:
-    """Reads the log of one namespace."""
+    """Reads the log of one namespace.
+
+    Attributes:
+        streams: the streams known so far.
+    """
 
     def __init__(self, server: Server, streams: Streams) -> None:
         self._server = server
-        self._streams = streams
+        self.streams = streams
 
     async def head(self) -> int:
         """Return the last number given: everything up to it is in the log."""
@@ -128,7 +133,7 @@ class Reader:
     async def batches(self, selection: Selection, after: int, until: int) -> AsyncGenerator[list[Event[Any]], None]:
         """Yield the events with ``after < seq <= until`` that `selection` names, in seq order, many at a time."""
         accepts = selection.accepts()
-        if selection.by_index:
+        if selection.by_index and selection.streams is None:
             source: _Chunks | _Windows = _Chunks(self, await self.references(selection, after, until))
         else:
             source = await self._windows(selection, after, until)
@@ -180,12 +185,13 @@ class Reader:
 
     async def extents(self, selection: Selection) -> list[Extent]:
         """Return the streams that may hold what `selection` names, with the numbers they span now."""
-        await self._streams.refresh()
+        if selection.streams is not None:
+            return await self._touched(selection)
+        await self.streams.refresh()
         wanted = [
-            (self._streams.key(partition, stream), stream.topic)
-            for stream in _relevant(self._streams.all(), selection.types)
+            (self.streams.key(partition, stream), stream.topic)
+            for stream in _relevant(self.streams.all(), selection.types)
             for partition in range(self._server.partitions)
-            if selection.streams is None or (partition, stream.number) in selection.streams
         ]
         commands: list[tuple[Argument, ...]] = []
         for key, _ in wanted:
@@ -196,6 +202,17 @@ class Reader:
             for i, (key, topic) in enumerate(wanted)
             if replies[2 * i]
         ]
+
+    async def _touched(self, selection: Selection) -> list[Extent]:
+        """Return the streams that `selection` names one by one; what they span need not be asked."""
+        only = None if selection.key is None else partition_of(selection.key, self._server.partitions)
+        extents = []
+        for partition, number in selection.streams or ():
+            if only is None or partition == only:
+                stream = await self.streams.get(number)
+                if _relevant([stream], selection.types):
+                    extents.append(Extent(self.streams.key(partition, stream), stream.topic, 0, MAX_SEQ))
+        return extents
 
     async def _windows(self, selection: Selection, after: int, until: int) -> _Windows:
         extents = [extent for extent in await self.extents(selection) if extent.last > after and extent.first <= until]
@@ -263,10 +280,10 @@ class Reader:
 
     async def fetch(self, references: Sequence[tuple[int, int, int]]) -> list[Entry]:
         """Return the entries that index `references` point to; those that were trimmed away are left out."""
-        streams = [await self._streams.get(number) for _, _, number in references]
+        streams = [await self.streams.get(number) for _, _, number in references]
         replies = await self._server.commands(
             *(
-                ("XRANGE", self._streams.key(partition, stream), f"{seq}-0", f"{seq}-0")
+                ("XRANGE", self.streams.key(partition, stream), f"{seq}-0", f"{seq}-0")
                 for (seq, partition, _), stream in zip(references, streams, strict=True)
             )
         )

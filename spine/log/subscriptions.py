@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
+from spine.errors import Unavailable
 from spine.events import Event
+from spine.log.feed import Feed
 
 logger = logging.getLogger("spine")
 
 EventCallback = Callable[[Event[Any]], Awaitable[None] | None]
 LAG_WARNING = 10_000
+PAUSE_S = 0.5
 
 
 class Subscription:
@@ -28,36 +32,52 @@ class Subscription:
         errors: how often the callback raised.
     """
 
-    def __init__(self, types: tuple[str, ...], callback: EventCallback, head: Callable[[], int]) -> None:
+    def __init__(
+        self, feed: Feed, types: tuple[str, ...], callback: EventCallback, highest_seen: Callable[[], int]
+    ) -> None:
         self.types = types
-        self.position = 0
+        self.position = feed.position
         self.errors = 0
+        self._feed = feed
         self._callback = callback
-        self._head = head
+        self._highest_seen = highest_seen
         self._told = 0
-        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._task = asyncio.create_task(self._run(), name=f"spine-subscription-{','.join(types)}")
 
     @property
     def lag(self) -> int:
         """Numbers between the newest event known to this client and the last one handed to the callback."""
-        return max(0, self._head() - self.position)
-
-    def run(self, events: AsyncGenerator[Event[Any], None]) -> None:
-        """Start handing `events` to the callback."""
-        self._task = asyncio.create_task(self._hand_over(events), name=f"spine-subscription-{','.join(self.types)}")
+        return max(0, self._highest_seen() - self.position)
 
     async def stop(self) -> None:
-        """End the subscription; no callback starts after this."""
-        if self._task is not None:
+        """End the subscription; no callback starts after this. A callback may stop its own."""
+        self._stopped = True
+        if self._task is not asyncio.current_task():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
 
-    async def _hand_over(self, events: AsyncGenerator[Event[Any], None]) -> None:
-        async for event in events:
-            await self._call(event)
-            self.position = event.seq
-            self._tell_of_lag()
+    async def _run(self) -> None:
+        try:
+            while not self._stopped:
+                try:
+                    await self._hand_over()
+                except Unavailable as error:
+                    logger.warning("subscriber of %s waits for the server: %s", ", ".join(self.types), error)
+                    await asyncio.sleep(PAUSE_S)
+        finally:
+            self._feed.stop()
+
+    async def _hand_over(self) -> None:
+        """Hand events to the callback until the subscription is stopped or the client closed."""
+        async with aclosing(self._feed.events()) as events:
+            async for event in events:
+                await self._call(event)
+                self.position = event.seq
+                self._tell_of_lag()
+                if self._stopped:
+                    return
+        self._stopped = True
 
     async def _call(self, event: Event[Any]) -> None:
         try:
