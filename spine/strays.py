@@ -6,6 +6,7 @@ The id of every entry of the log is ``<seq>-0`` with a seq that the counter has 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -31,12 +32,14 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         strays: ids of entries that spine did not write.
         blocked: nothing can be appended until it is repaired.
         holds: what the key holds when that is not a stream.
+        is_bell: it is one that clients listen to, not one of the log.
     """
 
     key: str
     strays: list[str] = []
     blocked: bool = False
     holds: str | None = None
+    is_bell: bool = False
 
     def __str__(self) -> str:
         if self.holds is not None:
@@ -85,19 +88,20 @@ async def find(client: Redis, keys: Keys) -> Findings:
     counter = await _counter(client, keys)
     lost = max((_number(entry) for look in looks for entry, ours in look.beyond if ours), default=0)
     lost = lost if lost > counter else 0
-    faults = [_judge(look, max(counter, lost)) for look in looks]
+    bells = frozenset(await _bells(client, keys))
+    faults = [_judge(look, max(counter, lost), look.key in bells) for look in looks]
     return Findings(
         streams=len(names), counter=counter, lost=lost, faults=[fault for fault in faults if fault is not None]
     )
 
 
-def _judge(look: _Look, limit: int) -> Fault | None:
+def _judge(look: _Look, limit: int, is_bell: bool) -> Fault | None:
     """Return what is wrong with a stream whose numbers may go up to `limit`."""
     if look.holds is not None:
         return Fault(key=look.key, blocked=True, holds=look.holds)
     strays = dict.fromkeys([entry for entry, _ in look.beyond if _number(entry) > limit] + look.odd)
     blocked = _number(look.last_id) > limit
-    return Fault(key=look.key, strays=list(strays), blocked=blocked) if strays or blocked else None
+    return Fault(key=look.key, strays=list(strays), blocked=blocked, is_bell=is_bell) if strays or blocked else None
 
 
 async def repair(client: Redis, keys: Keys, findings: Findings) -> list[str]:
@@ -107,31 +111,36 @@ async def repair(client: Redis, keys: Keys, findings: Findings) -> list[str]:
     """
     done = []
     if findings.lost:
-        await _repair(client, keys, keys.own("none"), findings.lost, [])
+        await _repair(client, keys, Fault(key=keys.own("none")), findings.lost)
         done.append(f"the counter was raised from {findings.counter} to {findings.lost}")
     for fault in findings.faults:
         if fault.holds is not None:
             continue
-        removed, anew = await _repair(client, keys, fault.key, findings.lost, fault.strays)
+        removed, anew = await _repair(client, keys, fault, findings.lost)
         done.append(f"{fault.key}: {removed} stray entries taken out" + (", the stream written anew" if anew else ""))
     return done
 
 
-async def _repair(client: Redis, keys: Keys, stream: str, floor: int, strays: Sequence[str]) -> tuple[int, int]:
+async def _repair(client: Redis, keys: Keys, fault: Fault, floor: int) -> tuple[int, int]:
+    names = (keys.seq, fault.key, keys.own("repair"), keys.meta, keys.epochs)
+    epoch = secrets.token_hex(4) if fault.is_bell else ""
     source = script("repair").source
-    removed, anew = await client.eval(source, 3, keys.seq, stream, keys.own("repair"), str(floor), *strays)
+    removed, anew = await client.eval(source, len(names), *names, str(floor), epoch, *fault.strays)
     return removed, anew
 
 
 async def _stream_keys(client: Redis, keys: Keys) -> list[str]:
-    meta: Any = await client.hgetall(keys.meta)
-    partitions = range(int(meta.get(b"partitions", 0)))
+    found = await _bells(client, keys)
+    partitions = range(len(found))
     names: Any = await client.hkeys(keys.streams)
-    found = [keys.bell(partition) for partition in partitions]
     for name in sorted(raw.decode() for raw in names):
         lane, topic = name.split("/", 1)
         found += (keys.log(partition, int(lane), topic) for partition in partitions)
     return found
+
+
+async def _bells(client: Redis, keys: Keys) -> list[str]:
+    return [keys.bell(partition) for partition in range(int(await client.hget(keys.meta, "partitions") or 0))]
 
 
 async def _counter(client: Redis, keys: Keys) -> int:

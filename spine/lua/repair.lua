@@ -4,8 +4,9 @@
 -- A stream whose last id is beyond the counter is written anew: since Redis 7 a deleted entry's id is remembered, and
 -- XSETID refuses to go below it. The copy replaces the stream only when it is complete.
 --
--- KEYS: 1 seq, 2 stream, 3 scratch
--- ARGV: what the counter must at least be; ids of the strays
+-- KEYS: 1 seq, 2 stream, 3 scratch, 4 meta, 5 epochs
+-- ARGV: what the counter must at least be; id of a new epoch or '': then every client looks at everything again, which
+--   those need who have heard a stray entry of this stream and would hear nothing lower any more; ids of the strays
 -- Returns: how many entries were taken out; 1 when the stream was written anew.
 local PAGE = 500
 local MOST_FIELDS = 4000 -- beyond that unpack fails; an event of ours has one field
@@ -29,7 +30,7 @@ local function map_of(flat)
 end
 
 local strays, count = {}, 0
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   if string.sub(ARGV[i], -2) ~= '-0' or number_of(ARGV[i]) > counter then
     strays[ARGV[i]] = true
   end
@@ -117,5 +118,12 @@ local done, failure = pcall(write_anew)
 if not done then
   redis.call('DEL', KEYS[3])
   return redis.error_reply('SPINEREPAIR ' .. (type(failure) == 'table' and failure.err or tostring(failure)))
+end
+if ARGV[2] ~= '' then
+  local time = redis.call('TIME')
+  local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+  local run = redis.call('HGET', KEYS[4], 'run_id') or ''
+  redis.call('HSET', KEYS[4], 'epoch', ARGV[2])
+  redis.call('RPUSH', KEYS[5], ARGV[2] .. ' ' .. string.format('%.0f', counter) .. ' ' .. run .. ' ' .. now)
 end
 return { count, 1 }

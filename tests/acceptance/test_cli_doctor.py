@@ -152,12 +152,19 @@ def test_a_stray_entry_between_our_own_is_found_and_taken_out(cli: Cli, client: 
     assert client.xlen(stream) == 1400
 
 
-def test_a_stray_entry_in_a_bell_is_mended_too(cli: Cli, client: redis.Redis, namespace: str) -> None:
+def test_a_stray_entry_in_a_bell_is_mended_too_and_every_client_told_to_look_again(
+    cli: Cli, client: redis.Redis, namespace: str
+) -> None:
     fill(cli, 3)
-    client.xadd(Keys(namespace).bell(partition_of(KEY, 8)), {"who": "knows"})
+    keys = Keys(namespace)
+    client.xadd(keys.bell(partition_of(KEY, 8)), {"who": "knows"})
+    before = client.hget(keys.meta, "epoch")
     assert cli("publish", "a.b", "{}", "--key", KEY).code == 1
     assert cli("doctor", "--repair").code == 0
     assert cli("publish", "a.b", "{}", "--key", KEY).code == 0
+    epoch = client.hget(keys.meta, "epoch")
+    assert epoch != before
+    assert client.lindex(keys.epochs, -1).split()[0] == epoch
 
 
 def test_events_beyond_a_lost_counter_are_kept_and_the_counter_is_raised(
