@@ -55,7 +55,7 @@ soak: $(INSTALLED_DEV)  ## run the long and the large tests
 
 .PHONY: bench
 bench: $(INSTALLED_BENCH)  ## measure the spine and what one would use instead [ARGS="…"]
-	@exec $(BIN)/python -m scripts.bench $(ARGS)
+	@$(BIN)/python -m scripts.bench $(ARGS) && exec $(BIN)/python -m scripts.coordination_latency
 
 .PHONY: up
 up:  ## start server and reference team in containers
