@@ -4,7 +4,7 @@ from agents.events import Booking, Notice
 from spine import Agent, Event, Handling, on
 
 
-class Concierge(Agent):
+class Concierge(Agent[None]):
     """The one who speaks to the customer."""
 
     name = "concierge"

@@ -4,7 +4,7 @@ from agents.events import Booking, Notice
 from spine import Agent, Event, Handling, on
 
 
-class Document(Agent):
+class Document(Agent[None]):
     """Writes what the customer keeps."""
 
     name = "document"

@@ -27,14 +27,16 @@ class Inquiry(Agent[Gathering]):
         return rules.user_spoke(known, event.payload)
 
     @on("turn.user")
-    async def complete(self, event: Event[TurnTaken], ctx: Handling[Gathering]) -> None:
+    async def complete(self, event: Event[TurnTaken], ctx: Handling) -> None:
         """What this turn agreed to is complete: scheduling may act on it now, and not before."""
-        for booking in ctx.state.agreed:
+        known: Gathering = ctx.state
+        for booking in known.agreed:
             if booking.turn == event.payload.turn:
                 await ctx.publish("requirement.complete", booking)
 
     @on("conversation.closed")
-    async def closed(self, event: Event[Closed], ctx: Handling[Gathering]) -> None:
+    async def closed(self, event: Event[Closed], ctx: Handling) -> None:
         """Every turn has been handled: say what there is to wait for."""
-        gathered = Gathered(conversation=event.payload.conversation, bookings=len(ctx.state.agreed))
+        known: Gathering = ctx.state
+        gathered = Gathered(conversation=event.payload.conversation, bookings=len(known.agreed))
         await ctx.publish("requirements.gathered", gathered)

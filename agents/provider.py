@@ -12,7 +12,7 @@ from spine import Agent, Event, Handling, on
 Place = tuple[str, int, str, str]  # conversation, turn, service, intent
 
 
-class Provider(Agent):
+class Provider(Agent[None]):
     """Answers as the data in `$CONVERSATIONS` does; confirms what the data does not know."""
 
     name = "provider"

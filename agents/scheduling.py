@@ -6,7 +6,7 @@ from spine import Agent, Event, Handling, on
 PROVIDER_SECONDS = 30.0  # how long the outside service may take to answer
 
 
-class Scheduling(Agent):
+class Scheduling(Agent[None]):
     """Acts on `requirement.complete` alone, so that nothing is booked on a guess."""
 
     name = "scheduling"

@@ -1,0 +1,160 @@
+"""The reference team at work: `python -m agents.team`, which is what `make run` calls.
+
+Starts the agents as worker processes, feeds them conversations, and compares what they booked with the data.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agents.dialogue import Dialogue, Service, load_dialogues, load_schema
+from agents.display import say, show_result, shown
+from agents.feeder import feed, start_run
+from agents.progress import Progress
+from agents.verification import Verdict, expectations, judge, read_record
+from agents.workers import WorkerFailed, Workers
+from spine import Spine, SpineError
+
+SHIPPED = Path(__file__).parent / "conversations"
+STALL_SECONDS = 30.0  # a run in which nothing happens for so long is not waited for
+
+
+class CannotForget(Exception):
+    """The namespace is still there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run may be told; see `main` for the meaning of each."""
+
+    url: str | None
+    namespace: str
+    conversations: Path
+    fresh: bool
+    workers: int
+    rate: float | None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells other processes where the team works; by the environment, because a URL may hold a password."""
+        return {"SPINE_NAMESPACE": self.namespace, **({"SPINE_URL": self.url} if self.url else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """The conversations of a run."""
+
+    directory: Path
+    dialogues: list[Dialogue]
+    schema: dict[str, Service]
+
+    @classmethod
+    def load(cls, directory: Path) -> "Material":
+        """Read a directory of conversations."""
+        return cls(directory=directory, dialogues=load_dialogues(directory), schema=load_schema(directory))
+
+
+async def run_team(options: Options) -> int:
+    """Do one run, show it, and return the exit code."""
+    material = Material.load(options.conversations)
+    if options.fresh:
+        await forget(options)
+    async with Spine(options.url, namespace=options.namespace, name="feeder") as spine:
+        environment = {**options.environment, "CONVERSATIONS": str(options.conversations.resolve())}
+        async with Workers(options.workers, environment, say) as workers:
+            await workers.ready(spine)
+            progress = await play(spine, material, options.rate)
+            verdict = await verdict_on(spine, progress.run, material)
+            show_result(progress, verdict)
+    return 1 if verdict.faults else 0
+
+
+async def forget(options: Options) -> None:
+    """Delete the namespace, as `spine namespace delete` does it."""
+    async with Spine(options.url, namespace=options.namespace):  # what is to be deleted must exist
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "spine", "namespace", "delete", options.namespace, "--yes"),
+            env={**os.environ, **options.environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        if await process.wait():
+            raise CannotForget(f"namespace {options.namespace} could not be deleted")
+
+
+async def play(spine: Spine, material: Material, rate: float | None) -> Progress:
+    """Feed the conversations and wait until all that follows from them is done, or nothing happens any more."""
+    run = await start_run(spine, len(material.dialogues))
+    progress = Progress(run=run, conversations=len(material.dialogues))
+    async with shown(progress), asyncio.TaskGroup() as group:
+        group.create_task(feed(spine, run, material.dialogues, material.schema, rate=rate), name="feed")
+        group.create_task(follow(spine, progress), name="follow")
+    return progress
+
+
+async def follow(spine: Spine, progress: Progress) -> None:
+    """Read the run's events as they come, until it is done or has stalled."""
+    async with aclosing(spine.tail(after=progress.run)) as events:
+        while not progress.done:
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    progress.see(await anext(events))
+            except TimeoutError:
+                say(f"nothing has happened for {STALL_SECONDS:.0f} s: this run is given up")
+                return
+
+
+async def verdict_on(spine: Spine, run: int, material: Material) -> Verdict:
+    """Compare a finished run with what the data says."""
+    expected = expectations(material.directory, material.dialogues, material.schema)
+    return judge(await read_record(spine, run), expected, material.schema)
+
+
+async def _until_signalled(options: Options) -> int:
+    """Run the team; Ctrl-C and the like end it in order, its workers first. A second one is in more of a hurry."""
+    loop = asyncio.get_running_loop()
+    work = asyncio.create_task(run_team(options), name="team")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        say("stopped")
+        return 130
+
+
+def main(
+    conversations: Annotated[
+        Path, typer.Option(envvar="CONVERSATIONS", help="Directory with schema.json and dialogues_*.json.")
+    ] = SHIPPED,
+    url: Annotated[
+        str | None, typer.Option(envvar="SPINE_URL", help="The server; the embedded one where left out.")
+    ] = None,
+    namespace: Annotated[str, typer.Option(envvar="SPINE_NAMESPACE", help="Where in the server.")] = "team",
+    fresh: Annotated[bool, typer.Option(envvar="FRESH", help="Forget all earlier runs first.")] = False,
+    workers: Annotated[int, typer.Option(envvar="WORKERS", min=1, help="Worker processes of each agent.")] = 1,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Turns per second; as fast as the spine takes them if left out.")
+    ] = None,
+) -> None:
+    """Let the reference team work through conversations, and compare what it booked with the data."""
+    options = Options(
+        url=url, namespace=namespace, conversations=conversations, fresh=fresh, workers=workers, rate=rate
+    )
+    try:
+        code = asyncio.run(_until_signalled(options))
+    except (OSError, ValueError, CannotForget, WorkerFailed, SpineError) as error:
+        say(str(error))
+        code = 4 if isinstance(error, SpineError) else 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    typer.run(main)
