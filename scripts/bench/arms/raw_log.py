@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scripts.bench.arm import Sample, Setup, arm
@@ -81,18 +82,19 @@ async def _take(_: Connection, url: str, counter: Counter) -> None:
     async with connect(url) as redis:
         while True:
             streams = await redis.xreadgroup(GROUP, "c", {STREAM: ">"}, count=512, block=1_000)
-            for entries in _entries(streams):
-                for _id, fields in entries:
-                    msgpack.unpackb(fields[b"e"])
+            entries = list(all_entries(streams))
+            for _id, fields in entries:
+                msgpack.unpackb(fields[b"e"])
+            if entries:
                 await redis.xack(STREAM, GROUP, *[entry_id for entry_id, _ in entries])
-                counter.value += len(entries)
+            counter.value += len(entries)
 
 
-def _entries(streams: Any) -> list[Any]:
-    """The entries of each stream, whichever protocol shaped the reply."""
+def all_entries(streams: Any) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of a reply of XREAD or XREADGROUP, whichever protocol shaped it."""
     if isinstance(streams, dict):
-        return [entries for batches in streams.values() for entries in batches]
-    return [entries for _, entries in streams]
+        return (entry for batches in streams.values() for entries in batches for entry in entries)
+    return (entry for _, entries in streams or () for entry in entries)
 
 
 @arm("raw.xrange", packages=PACKAGES, count=300_000, quick=30_000)

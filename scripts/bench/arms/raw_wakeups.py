@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from scripts.bench.arm import Sample, Setup, arm
-from scripts.bench.arms.raw_log import PACKAGES, connect
+from scripts.bench.arms.raw_log import PACKAGES, all_entries, connect
 from scripts.bench.events import Envelopes
 from scripts.bench.load import latencies_one_by_one, paced, percentiles
 from scripts.bench.processes import beside, receive
@@ -86,18 +86,14 @@ async def _time_wakes(connection: Connection, url: str, total: int) -> None:
         connection.send("ready")
         while len(times) < total:
             streams = await redis.xreadgroup(GROUP, "c", {REQUESTS: ">"}, count=512, block=1_000)
-            if streams:
-                entry_id, fields = _first(streams)
-                times.append(time.monotonic() - msgpack.unpackb(fields[b"e"])["sent"])
+            now = time.monotonic()
+            for entry_id, fields in all_entries(streams):
+                times.append(now - msgpack.unpackb(fields[b"e"])["sent"])
                 await redis.xack(REQUESTS, GROUP, entry_id)
     connection.send(times)
     await asyncio.Event().wait()  # until the other side has read
 
 
 def _first(streams: Any) -> tuple[bytes, dict[bytes, bytes]]:
-    """The first entry of a reply of XREAD, whichever protocol shaped it."""
-    if isinstance(streams, dict):
-        entry: tuple[bytes, dict[bytes, bytes]] = next(iter(streams.values()))[0][0]
-        return entry
-    first: tuple[bytes, dict[bytes, bytes]] = streams[0][1][0]
-    return first
+    """The first entry of a reply of XREAD."""
+    return next(all_entries(streams))
