@@ -34,6 +34,7 @@ from spine.timers import Scheduled, Timers, due_ms
 Moment = int | datetime
 Types = str | Iterable[str]
 DEFAULT_NAMESPACE = "default"
+DEFAULT_CLIENT_NAME = "client"
 DEFAULT_REQUEST_TIMEOUT_S = 30.0
 
 
@@ -60,7 +61,7 @@ class Spine:
         url: str | None = None,
         *,
         namespace: str | None = None,
-        name: str = "client",
+        name: str = DEFAULT_CLIENT_NAME,
         durability: Durability = "memory",
         partitions: int | None = None,
         max_event_bytes: int = DEFAULT_MAX_BYTES,

@@ -19,7 +19,9 @@
     │   ├── NoHandler
     │   ├── RequestTimeout (TimeoutError)
     │   ├── RequestCycle
-    │   └── RequestFailed
+    │   ├── RequestFailed
+    │   ├── MissingResponse
+    │   └── LateResponse
     ├── CoordinationError                what the agents arranged leads nowhere; trying again would not help
     │   ├── HandoffLimit
     │   ├── HandoffLoop
@@ -134,6 +136,16 @@ class RequestCycle(RequestError):
 
 class RequestFailed(RequestError):
     """The handler of the request failed for good; the message is its error."""
+
+
+class MissingResponse(RequestError):
+    """Nobody is subscribed who could respond. The event is in the log."""
+
+
+class LateResponse(RequestError):
+    """The caller waits no more, or has its response already. The response was not stored."""
+
+    stored = False
 
 
 class CoordinationError(SpineError):

@@ -103,6 +103,11 @@ class Keys:
         """Stream, short: notices to every client (paused, cancelled, a change of leases)."""
         return self.prefix + "control"
 
+    @cached_property
+    def subscribers(self) -> str:
+        """Sorted set with TTL: subscriptions of the message bus, by the time until which they are taken for alive."""
+        return self.prefix + "subscribers"
+
     # --- requests and timers ---
 
     def reply(self, partition: int, request: str) -> str:

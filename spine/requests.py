@@ -72,15 +72,17 @@ class Requests:
         timeout_s: float,
         parts: asyncio.Queue[Event[Any]] | None = None,
         waiting: tuple[str, ...] = (),
+        anybody: bool = False,
     ) -> Event[Any]:
         """Store a request by `append` and return its answer.
 
-        `waiting` names the (agent, key) that already wait in this chain, to find cycles. Raises `NoHandler`,
+        With `anybody`, others than agents may answer, and it is not asked whether any agent does. `waiting` names the (agent, key) that already wait in this chain, to find cycles. Raises `NoHandler`,
         `RequestCycle`, `RequestTimeout` or `RequestFailed`.
         """
         reply_to = prepared.envelope.context.reply_to
         assert reply_to is not None
-        await self._check_handlers(prepared, waiting)
+        if not anybody:
+            await self._check_handlers(prepared, waiting)
         await self._watch_inbox()
         waiter = _Waiter(asyncio.get_running_loop().create_future(), parts)
         self._waiting[reply_to.request] = waiter

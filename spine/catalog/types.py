@@ -142,13 +142,16 @@ class Catalog:
             return payload, 1 if entry is None else entry.version
         if isinstance(payload, entry.model):
             return payload, entry.version
-        if isinstance(payload, BaseModel):
-            payload = payload.model_dump(mode="json")
-        return _validated(entry, payload), entry.version
+        return validated(entry.model, payload, f"payload of {entry.type!r}"), entry.version
 
 
-def _validated(entry: Entry, payload: Any) -> dict[str, Any]:
-    model = entry.model
+def validated(model: Model, payload: Any, what: str) -> dict[str, Any]:
+    """Return `payload` as `model` writes it. Raises `InvalidPayload` that says what the payload is of, and the fields.
+
+    A field that the model does not have is refused, unless the model's own ``extra`` setting says otherwise.
+    """
+    if isinstance(payload, BaseModel):
+        payload = payload.model_dump(mode="json")
     values = dict(payload) if isinstance(payload, Mapping) else payload
     errors: list[Any] = []
     try:
@@ -163,7 +166,7 @@ def _validated(entry: Entry, payload: Any) -> dict[str, Any]:
             return dumped
     shown = "; ".join(f"{_path(error['loc'])}: {error['msg']}" for error in errors[:ERRORS_SHOWN])
     more = f"; and {len(errors) - ERRORS_SHOWN} more" if len(errors) > ERRORS_SHOWN else ""
-    raise InvalidPayload(f"the payload of {entry.type!r} is not a {model.__name__}: {shown}{more}. Nothing was stored.")
+    raise InvalidPayload(f"the {what} is not a {model.__name__}: {shown}{more}. Nothing was stored.")
 
 
 def _present(value: Any, place: tuple[int | str, ...]) -> bool:

@@ -47,6 +47,9 @@ local function generation(place)
   return generations[place]
 end
 
+-- Index lists that earlier units of this call add to.
+local moved = {}
+
 local function check(unit)
   if unit.lease > 0 and generation(unit.lease) ~= unit.generation then
     return 'l'
@@ -63,7 +66,7 @@ local function check(unit)
   end
   for _, expected in ipairs(unit.expected) do
     local latest = redis.call('LINDEX', expected[1], -1)
-    if latest and tonumber(string.match(latest, '^%d+')) > expected[2] then
+    if moved[expected[1]] or (latest and tonumber(string.match(latest, '^%d+')) > expected[2]) then
       return 'c'
     end
   end
@@ -84,6 +87,7 @@ for i = 1, num() do
     unit.offset = #events
     for _, event in ipairs(unit.events) do
       events[#events + 1] = event
+      moved[KEYS[event[2]]] = true
     end
   end
 end

@@ -1,0 +1,88 @@
+"""What the bus hands out: an event as its subscribers see it, and the response to one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from spine.client import DEFAULT_CLIENT_NAME
+from spine.events import Event
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+Model = type[ModelT]
+
+
+class EventData(BaseModel):
+    """An event on the bus.
+
+    Attributes:
+        type: its type's name.
+        data: its payload.
+        agent_type: who emitted it; ``None`` where nobody said.
+        timestamp: when it was stored, by the server's clock.
+        event_id: what `respond` and `history` know it by, in every process: its seq as text.
+        key: unit of order and of optimistic concurrency.
+        correlation: what it belongs to.
+        awaits_response: somebody waits for a response.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    data: dict[str, Any]
+    agent_type: str | None
+    timestamp: datetime
+    event_id: str
+    key: str
+    correlation: str
+    awaits_response: bool = False
+
+    @classmethod
+    def of(cls, event: Event[Any]) -> EventData:
+        """Return an event of the log as subscribers see it."""
+        return cls.model_construct(
+            type=event.type,
+            data=event.payload,
+            agent_type=None if event.source == DEFAULT_CLIENT_NAME else event.source,
+            timestamp=event.ts,
+            event_id=str(event.seq),
+            key=event.key,
+            correlation=event.context.correlation,
+            awaits_response=event.context.reply_to is not None,
+        )
+
+    @property
+    def seq(self) -> int:
+        """Number of the event in the log."""
+        return int(self.event_id)
+
+    def as_model(self, model: Model[ModelT]) -> ModelT:
+        """Return the data as a `model`."""
+        return model.model_validate(self.data)
+
+
+class ResponseData(BaseModel):
+    """The response to an event.
+
+    Attributes:
+        event_id: of the event responded to.
+        response: what was responded.
+        timestamp: when it was stored, by the server's clock.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    event_id: str
+    response: dict[str, Any]
+    timestamp: datetime
+
+    @classmethod
+    def of(cls, event_id: str, answer: Event[Any]) -> ResponseData:
+        """Return the answer to an event as a response."""
+        return cls.model_construct(event_id=event_id, response=answer.payload, timestamp=answer.ts)
+
+    def as_model(self, model: type[ModelT]) -> ModelT:
+        """Return the response as a `model`."""
+        return model.model_validate(self.response)

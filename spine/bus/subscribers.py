@@ -1,0 +1,120 @@
+"""Who is subscribed, in all processes: each bus shows its subscriptions, and those of the dead vanish by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import time
+
+import msgspec
+
+from spine.connection import Argument, Server
+from spine.errors import SpineError
+from spine.names import matcher
+
+logger = logging.getLogger("spine")
+
+ALIVE_MS = 15_000
+BEAT_S = 3.0
+FRESH_S = 1.0
+
+
+class SubscriberInfo(msgspec.Struct, frozen=True):
+    """A subscription, as every process sees it.
+
+    Attributes:
+        id: its id.
+        event_type: type or pattern.
+        host: where it runs.
+        pid: in which process.
+    """
+
+    id: str
+    event_type: str
+    host: str
+    pid: int
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(SubscriberInfo).decode
+
+
+class Subscribers:
+    """The subscriptions of one namespace, as one bus sees them and shows its own."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._key = server.keys.subscribers
+        self._mine: dict[str, bytes] = {}
+        self._known: list[SubscriberInfo] = []
+        self._known_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+
+    async def add(self, event_type: str) -> str:
+        """Show a subscription; return its id."""
+        subscriber = secrets.token_hex(8)
+        info = SubscriberInfo(subscriber, event_type, socket.gethostname(), os.getpid())
+        self._mine[subscriber] = _encode(info)
+        await self._beat()
+        if self._task is None:
+            self._task = asyncio.create_task(self._beat_on(), name="spine-bus-subscribers")
+        return subscriber
+
+    async def remove(self, subscriber: str) -> None:
+        """Show a subscription no more."""
+        member = self._mine.pop(subscriber, None)
+        self._known_at = float("-inf")
+        if member is not None:
+            await self._server.command("ZREM", self._key, member)
+
+    async def close(self) -> None:
+        """Stop showing subscriptions."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if self._mine:
+            members, self._mine = list(self._mine.values()), {}
+            with contextlib.suppress(SpineError):
+                await self._server.command("ZREM", self._key, *members)
+
+    async def all(self) -> list[SubscriberInfo]:
+        """Return every living subscription of the namespace."""
+        raw = await self._server.command("ZRANGEBYSCORE", self._key, self._server.now_ms(), "+inf")
+        self._known = [_decode(member) for member in raw]
+        self._known_at = time.monotonic()
+        return self._known
+
+    async def of(self, event_type: str, *, fresh: bool = False) -> list[SubscriberInfo]:
+        """Return who is subscribed to a type; what was read less than a second ago is good enough if it is somebody."""
+        if not fresh and time.monotonic() - self._known_at < FRESH_S:
+            found = _matching(self._known, event_type)
+            if found:
+                return found
+        return _matching(await self.all(), event_type)
+
+    async def _beat(self) -> None:
+        until = self._server.now_ms() + ALIVE_MS
+        entries: list[Argument] = []
+        for member in self._mine.values():
+            entries += (until, member)
+        commands: list[tuple[Argument, ...]] = [("ZREMRANGEBYSCORE", self._key, "-inf", self._server.now_ms() - 1)]
+        if entries:
+            commands.append(("ZADD", self._key, *entries))
+        await self._server.commands(*commands, ("PEXPIRE", self._key, 4 * ALIVE_MS))
+
+    async def _beat_on(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            try:
+                await self._beat()
+            except SpineError as error:
+                logger.debug("subscriptions not shown: %s", error)
+
+
+def _matching(subscribers: list[SubscriberInfo], event_type: str) -> list[SubscriberInfo]:
+    return [subscriber for subscriber in subscribers if matcher(subscriber.event_type)(event_type)]

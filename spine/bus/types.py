@@ -1,0 +1,165 @@
+"""The predefined event types of the bus, each with the model of its payload.
+
+Every model names what it is about and lets further fields through: they are the platform's own.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from spine.catalog.types import EventType
+
+
+class AgentEventType(StrEnum):
+    """The predefined types; each stands for its name wherever a type is asked for."""
+
+    # system
+    CONVERSATION_CREATED = "conversation.created"
+    CONVERSATION_UPDATED = "conversation.updated"
+    CONTEXT_REQUESTED = "context.requested"
+    SESSION_CREATED = "session.created"
+    SESSION_UPDATED = "session.updated"
+    # process
+    MESSAGE_RECEIVED = "message.received"
+    MESSAGE_PROCESSED = "message.processed"
+    LANGUAGE_NORMALIZED = "language.normalized"
+    TRANSCRIPTION_COMPLETED = "transcription.completed"
+    # state
+    FOLDER_STRUCTURE_DETERMINED = "folder.structure.determined"
+    ORION_STATE_CHANGED = "orion.state.changed"
+    UPGRADE_REQUESTED = "upgrade.requested"
+    UPGRADE_COMPLETED = "upgrade.completed"
+
+
+class BusPayload(EventType):
+    """A payload that may carry more than its model names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class ConversationCreated(BusPayload, name=AgentEventType.CONVERSATION_CREATED):
+    """A conversation begins."""
+
+    conversation_id: str
+    session_id: str | None = None
+    participants: tuple[str, ...] = ()
+
+
+class ConversationUpdated(BusPayload, name=AgentEventType.CONVERSATION_UPDATED):
+    """Something about a conversation is different now."""
+
+    conversation_id: str
+    changes: dict[str, Any] = Field(default_factory=dict)
+
+
+class ContextRequested(BusPayload, name=AgentEventType.CONTEXT_REQUESTED):
+    """Somebody needs the context of a conversation; emitted to be answered."""
+
+    conversation_id: str
+    fields: tuple[str, ...] = ()  # which parts of it; empty for all
+
+
+class SessionCreated(BusPayload, name=AgentEventType.SESSION_CREATED):
+    """A session begins."""
+
+    session_id: str
+    user_id: str | None = None
+
+
+class SessionUpdated(BusPayload, name=AgentEventType.SESSION_UPDATED):
+    """Something about a session is different now."""
+
+    session_id: str
+    changes: dict[str, Any] = Field(default_factory=dict)
+
+
+class MessageReceived(BusPayload, name=AgentEventType.MESSAGE_RECEIVED):
+    """A message came in."""
+
+    message_id: str
+    conversation_id: str | None = None
+    text: str = ""
+
+
+class MessageProcessed(BusPayload, name=AgentEventType.MESSAGE_PROCESSED):
+    """A message was dealt with."""
+
+    message_id: str
+    conversation_id: str | None = None
+    result: dict[str, Any] = Field(default_factory=dict)
+
+
+class LanguageNormalized(BusPayload, name=AgentEventType.LANGUAGE_NORMALIZED):
+    """A message was brought into the platform's language."""
+
+    message_id: str
+    text: str
+    language: str  # that of the text now
+    original_language: str | None = None
+
+
+class TranscriptionCompleted(BusPayload, name=AgentEventType.TRANSCRIPTION_COMPLETED):
+    """Speech became text."""
+
+    message_id: str
+    text: str
+    language: str | None = None
+    duration_s: float | None = None  # of the speech
+
+
+class FolderStructureDetermined(BusPayload, name=AgentEventType.FOLDER_STRUCTURE_DETERMINED):
+    """It was settled which folders there are to be."""
+
+    root: str
+    folders: tuple[str, ...] = ()  # paths below the root
+
+
+class OrionStateChanged(BusPayload, name=AgentEventType.ORION_STATE_CHANGED):
+    """The platform went from one state to another."""
+
+    state: str
+    previous: str | None = None
+
+
+class UpgradeRequested(BusPayload, name=AgentEventType.UPGRADE_REQUESTED):
+    """A component is to be brought to a version."""
+
+    component: str
+    version: str
+    reason: str = ""
+
+
+class UpgradeCompleted(BusPayload, name=AgentEventType.UPGRADE_COMPLETED):
+    """A component is at a version now, or the upgrade failed."""
+
+    component: str
+    version: str
+    succeeded: bool = True
+
+
+PREDEFINED: tuple[type[BusPayload], ...] = (
+    ConversationCreated,
+    ConversationUpdated,
+    ContextRequested,
+    SessionCreated,
+    SessionUpdated,
+    MessageReceived,
+    MessageProcessed,
+    LanguageNormalized,
+    TranscriptionCompleted,
+    FolderStructureDetermined,
+    OrionStateChanged,
+    UpgradeRequested,
+    UpgradeCompleted,
+)
+
+
+def type_name(event_type: str | type[EventType]) -> str:
+    """Return the name of a type, given as such, as a class, or as a constant's name (``"CONVERSATION_CREATED"``)."""
+    if not isinstance(event_type, str):
+        return event_type.event_type
+    known = AgentEventType.__members__.get(event_type)
+    return str(event_type.value) if isinstance(event_type, AgentEventType) else known.value if known else event_type
