@@ -4,6 +4,7 @@ from spine.agent import Agent, on
 from spine.catalog.types import Catalog, EventType
 from spine.client import Spine
 from spine.coordination.handoff import Sequence
+from spine.coordination.routing import Decision, Router, confidence, field, rule
 from spine.delivery.retry import Retry
 from spine.errors import (
     CoordinationError,
@@ -52,6 +53,7 @@ __all__ = [
     "Catalog",
     "Context",
     "CoordinationError",
+    "Decision",
     "DecodeError",
     "Draft",
     "Durability",
@@ -82,6 +84,7 @@ __all__ = [
     "RequestFailed",
     "RequestTimeout",
     "Retry",
+    "Router",
     "Scheduled",
     "Sequence",
     "ServerRefused",
@@ -97,7 +100,10 @@ __all__ = [
     "UnknownVersion",
     "UnsupportedServer",
     "Worker",
+    "confidence",
+    "field",
     "on",
     "reduces",
+    "rule",
     "run",
 ]

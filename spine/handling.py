@@ -26,6 +26,7 @@ from spine.timers import Scheduled, due_ms, schedule_writes
 if TYPE_CHECKING:
     from spine.client import Spine
     from spine.coordination.handoff import Sequence
+    from spine.coordination.routing import Decision, Router
 
 DEFAULT_REQUEST_TIMEOUT_S = 30.0
 PATH_KEPT = 64
@@ -217,6 +218,15 @@ class Handling:
 
         done(self, payload, type=type, stop=stop, reason=reason)
         return DONE
+
+    def route(self, router: Router, payload: Payload | None = None, *, type: str | None = None) -> Decision:
+        """Hand the work to the agent that `router` decides on, and return the decision; its reason travels along.
+
+        Decided by `payload`, and by the event's own where none is given.
+        """
+        decision = router.decide(self.received.payload if payload is None else payload)
+        self.handoff(decision.to, payload, type=type, reason=decision.reason)
+        return decision
 
     def reply(self, payload: Payload | None = None) -> Done:
         """Answer the request with the commit; does nothing when the event is no request."""

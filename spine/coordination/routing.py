@@ -1,0 +1,254 @@
+"""Routing by confidence: rules declared once, checked when they are built, and each decision with its reason.
+
+    router = Router(
+        rule(confidence >= 0.85, to="auto"),
+        rule(confidence >= 0.5, to="review"),
+        otherwise="human",
+    )
+    ctx.route(router)          # hands the work to the agent decided on; the reason travels with it
+
+Rules are read from top to bottom; the first that holds decides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from spine.errors import InvalidInput, NoRoute
+from spine.events import Payload
+from spine.names import check_agent_name
+
+MAX_CELLS = 100_000
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    ">": operator.gt,
+    "<=": operator.le,
+    "<": operator.lt,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_MISSING = object()
+
+
+class Condition:
+    """What must hold for a rule; join several with ``&`` and ``|``."""
+
+    def __init__(self, text: str, test: Callable[[Mapping[str, Any]], bool], marks: dict[str, set[Any]]) -> None:
+        self.text = text
+        self.test = test
+        self.marks = marks
+
+    def __and__(self, other: Condition) -> Condition:
+        return Condition(
+            f"({self.text} and {other.text})",
+            lambda values: self.test(values) and other.test(values),
+            _joined(self.marks, other.marks),
+        )
+
+    def __or__(self, other: Condition) -> Condition:
+        return Condition(
+            f"({self.text} or {other.text})",
+            lambda values: self.test(values) or other.test(values),
+            _joined(self.marks, other.marks),
+        )
+
+    def __bool__(self) -> bool:
+        raise InvalidInput("join conditions with & and |, not with and / or, and chain no comparisons (a < b < c)")
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+class Field:
+    """A field of the payload (``"a.b"`` reaches into it) to compare with a value: ``field("confidence") >= 0.85``."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __ge__(self, value: Any) -> Condition:
+        return self._compare(">=", value)
+
+    def __gt__(self, value: Any) -> Condition:
+        return self._compare(">", value)
+
+    def __le__(self, value: Any) -> Condition:
+        return self._compare("<=", value)
+
+    def __lt__(self, value: Any) -> Condition:
+        return self._compare("<", value)
+
+    def __eq__(self, value: object) -> Condition:  # type: ignore[override]
+        return self._compare("==", value)
+
+    def __ne__(self, value: object) -> Condition:  # type: ignore[override]
+        return self._compare("!=", value)
+
+    def one_of(self, *values: Any) -> Condition:
+        """Hold when the field is one of `values`."""
+        wanted = list(values)
+        return Condition(
+            f"{self.name} one of {', '.join(map(repr, wanted))}",
+            lambda found: _get(found, self.name) in wanted,
+            {self.name: set(wanted)},
+        )
+
+    def _compare(self, sign: str, value: Any) -> Condition:
+        compare = _COMPARE[sign]
+
+        def test(found: Mapping[str, Any]) -> bool:
+            actual = _get(found, self.name)
+            if actual is _MISSING:
+                return False
+            try:
+                return bool(compare(actual, value))
+            except TypeError:
+                return False
+
+        return Condition(f"{self.name} {sign} {value!r}", test, {self.name: {value}})
+
+
+def field(name: str) -> Field:
+    """Return the field `name` of the payload, to build conditions from."""
+    return Field(name)
+
+
+confidence = Field("confidence")
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Where work goes when a condition holds."""
+
+    condition: Condition
+    to: str
+
+
+def rule(condition: Condition, *, to: str) -> Rule:
+    """Return the rule that sends work to agent `to` when `condition` holds."""
+    if not isinstance(condition, Condition):
+        raise InvalidInput(f"a rule needs a condition like confidence >= 0.85, not {condition!r}")
+    return Rule(condition, check_agent_name(to))
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Where work goes, and why.
+
+    Attributes:
+        to: the agent.
+        rule: the rule that held, or ``otherwise``.
+        reason: the rule with the values found, for people.
+    """
+
+    to: str
+    rule: str
+    reason: str
+
+
+class Router:
+    """Decides where work goes.
+
+    Args:
+        rules: read from top to bottom.
+        otherwise: the agent for what no rule fits, and for payloads that lack the fields.
+
+    Raises `InvalidInput` when a rule can never decide because those above it cover it, or when there is no `otherwise`
+    and some values fit no rule.
+    """
+
+    def __init__(self, *rules: Rule, otherwise: str | None = None) -> None:
+        if not rules:
+            raise InvalidInput("a router needs at least one rule")
+        self.rules = rules
+        self.otherwise = None if otherwise is None else check_agent_name(otherwise)
+        self._check()
+
+    def decide(self, payload: Payload) -> Decision:
+        """Return where work with this payload goes. Raises `NoRoute` when nothing fits."""
+        values = payload.model_dump() if isinstance(payload, BaseModel) else payload
+        for one in self.rules:
+            if one.condition.test(values):
+                return Decision(one.to, one.condition.text, f"{one.condition.text} ({_found(values, one)})")
+        if self.otherwise is None:
+            raise NoRoute(f"no rule fits {_found(values, *self.rules)}: give the router an otherwise=")
+        return Decision(self.otherwise, "otherwise", f"no rule fits ({_found(values, *self.rules)})")
+
+    def _check(self) -> None:
+        """Try every combination of values that any rule could tell apart."""
+        marks = _joined(*(one.condition.marks for one in self.rules))
+        cells = [_cells(found) for found in marks.values()]
+        count = 1
+        for found in cells:
+            count *= len(found)
+        if count > MAX_CELLS:
+            raise InvalidInput(f"these rules tell {count:,} cases apart, too many to check; split the router")
+        decides: set[int] = set()
+        gap: dict[str, Any] | None = None
+        for combination in itertools.product(*cells):
+            values = _nested(zip(marks, combination, strict=True))
+            place = next((i for i, one in enumerate(self.rules) if one.condition.test(values)), None)
+            if place is not None:
+                decides.add(place)
+            elif gap is None:
+                gap = values
+        for place, one in enumerate(self.rules):
+            if place not in decides:
+                raise InvalidInput(f"rule {place + 1} ({one.condition.text}) never decides: the rules above cover it")
+        if gap is not None and self.otherwise is None:
+            raise InvalidInput(f"no rule fits {gap}: add a rule or otherwise=")
+
+
+def _cells(marks: set[Any]) -> list[Any]:
+    """Return values of a field such that the rules tell no others apart: each mark, between them, and beyond."""
+    numbers = sorted(mark for mark in marks if isinstance(mark, int | float) and not isinstance(mark, bool))
+    cells: list[Any] = [mark for mark in marks if mark not in numbers]
+    if numbers:
+        between = [(low + high) / 2 for low, high in itertools.pairwise(numbers)]
+        cells += [numbers[0] - 1, *numbers, *between, numbers[-1] + 1]
+    else:
+        cells.append("\0another value")
+    return cells
+
+
+def _joined(*marks: dict[str, set[Any]]) -> dict[str, set[Any]]:
+    joined: dict[str, set[Any]] = {}
+    for one in marks:
+        for name, values in one.items():
+            joined.setdefault(name, set()).update(values)
+    return joined
+
+
+def _get(values: Mapping[str, Any], name: str) -> Any:
+    found: Any = values
+    for part in name.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return _MISSING
+        found = found[part]
+    return found
+
+
+def _nested(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        *outer, last = name.split(".")
+        place = values
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return values
+
+
+def _found(values: Mapping[str, Any], *rules: Rule) -> str:
+    names = _joined(*(one.condition.marks for one in rules))
+    shown = []
+    for name in names:
+        value = _get(values, name)
+        shown.append(f"{name} is missing" if value is _MISSING else f"{name} is {value!r}")
+    return ", ".join(shown)

@@ -1,0 +1,79 @@
+"""Where work goes is decided by rules that were checked when they were built."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spine import InvalidInput, NoRoute
+from spine.coordination.routing import Router, confidence, field, rule
+
+ROUTER = Router(rule(confidence >= 0.85, to="auto"), rule(confidence >= 0.5, to="review"), otherwise="human")
+
+
+@pytest.mark.parametrize(
+    ("value", "to"),
+    [(1.0, "auto"), (0.85, "auto"), (0.8499, "review"), (0.5, "review"), (0.49, "human"), (-1, "human")],
+)
+def test_the_first_rule_that_holds_decides(value: float, to: str) -> None:
+    assert ROUTER.decide({"confidence": value}).to == to
+
+
+@given(st.floats(allow_nan=True))
+def test_every_number_goes_somewhere(value: float) -> None:
+    assert ROUTER.decide({"confidence": value}).to in {"auto", "review", "human"}
+
+
+@pytest.mark.parametrize("payload", [{}, {"confidence": None}, {"confidence": "high"}])
+def test_what_lacks_the_field_goes_otherwise(payload: dict[str, object]) -> None:
+    assert ROUTER.decide(payload).to == "human"
+
+
+def test_the_reason_names_rule_and_value() -> None:
+    decision = ROUTER.decide({"confidence": 0.91})
+    assert decision.rule == "confidence >= 0.85"
+    assert decision.reason == "confidence >= 0.85 (confidence is 0.91)"
+
+
+def test_a_rule_that_can_never_decide_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"rule 2 .* never decides"):
+        Router(rule(confidence >= 0.5, to="a"), rule(confidence >= 0.85, to="b"), otherwise="c")
+
+
+def test_a_rule_covered_by_several_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="rule 3"):
+        Router(
+            rule(confidence >= 0.5, to="a"),
+            rule(confidence < 0.6, to="b"),
+            rule((confidence > 0.4) & (confidence < 0.7), to="c"),
+            otherwise="d",
+        )
+
+
+def test_a_gap_without_otherwise_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="no rule fits"):
+        Router(rule(confidence > 0.5, to="a"), rule(confidence < 0.5, to="b"))
+    Router(rule(confidence >= 0.5, to="a"), rule(confidence < 0.5, to="b"))
+
+
+def test_conditions_over_several_and_nested_fields() -> None:
+    router = Router(
+        rule((confidence >= 0.9) & (field("order.amount") < 100), to="auto"),
+        rule(field("language").one_of("de", "en"), to="review"),
+        otherwise="human",
+    )
+    assert router.decide({"confidence": 0.95, "order": {"amount": 5}}).to == "auto"
+    assert router.decide({"confidence": 0.95, "order": {"amount": 500}, "language": "de"}).to == "review"
+    assert router.decide({"confidence": 0.95, "order": {"amount": 500}, "language": "fr"}).to == "human"
+
+
+def test_and_instead_of_ampersand_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="&"):
+        rule((confidence > 0.5) and (confidence < 0.7), to="a")
+
+
+def test_without_a_fitting_rule_or_otherwise_the_decision_says_what_is_missing() -> None:
+    router = Router(rule(confidence >= 0.5, to="a"), rule(confidence < 0.5, to="b"))
+    with pytest.raises(NoRoute, match="confidence is missing"):
+        router.decide({})
