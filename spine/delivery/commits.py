@@ -34,13 +34,14 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     """How the handled event is held, and so what is checked and given up by the commit.
 
     Attributes:
-        kind: ``pending`` in a consumer group, head of a ``waiting`` list, ``due`` in the timetable, or ``none``.
+        kind: ``pending`` in a consumer group, at the head of a ``waiting`` list (which it leaves, or with ``head``
+            stays at), ``due`` in the timetable, or ``none``.
         source: key of the stream, list or timetable.
         reference: entry id, reference in the list, or member of the timetable.
         group: consumer group, for ``pending``.
     """
 
-    kind: Literal["pending", "waiting", "due", "none"] = "none"
+    kind: Literal["pending", "waiting", "head", "due", "none"] = "none"
     source: str = ""
     reference: str = ""
     group: str = ""
@@ -132,7 +133,16 @@ class Committer:
         while self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def close(self, patience_s: float) -> None:
+        """Wait until everything handed over is stored or refused; give up what is not after `patience_s`."""
+        task = self._task
+        if task is not None:
+            await asyncio.wait({task}, timeout=patience_s)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     async def _flush(self) -> None:
+        units: list[Unit] = []
         try:
             while self._waiting:
                 units = self._gather()
@@ -144,8 +154,9 @@ class Committer:
                     _refuse(units, error)
                 self.after_call()
         except BaseException as error:
-            _refuse([*self._waiting], error)
+            left = [*units, *self._waiting]
             self._waiting.clear()
+            _refuse(left, error)
             raise
         finally:
             self._task = None

@@ -30,10 +30,14 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
         number: number of that stream.
         source: ``pending`` in the consumer group, or at the head of the key's ``waiting`` list.
         attempt: number of this attempt to handle it, from 1.
+        listed: how the waiting list names it, when it stands there.
         redriven: it comes back from the dead letters.
         suspect: a worker died while it was in hand.
+        deaths: how many of these deaths it was at work at, as far as is known.
+        counted: that it is at work is written down.
         interrupted: a run of it was cancelled without counting as an attempt.
         taken_at: when it came to hand (monotonic seconds).
+        size: bytes of its entry.
     """
 
     event: Event[Any]
@@ -46,15 +50,19 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     number: int
     source: Literal["pending", "waiting"] = "pending"
     attempt: int = 1
+    listed: str = ""
     redriven: bool = False
     suspect: bool = False
+    deaths: int = 0
+    counted: bool = False
     interrupted: bool = False
     taken_at: float = 0.0
+    size: int = 0
 
     @property
     def reference(self) -> str:
-        """How index and waiting lists name it."""
-        return f"{self.event.seq}:{self.number}"
+        """How a waiting list names it."""
+        return self.listed or f"{self.event.seq}:{self.number}"
 
 
 # Heaps order by lane and place; the count in between decides among equals, so that no two events are ever compared.
@@ -72,11 +80,16 @@ class Hand:
 
     Args:
         ageing_s: an event of a less urgent lane that could run for this long goes before more urgent ones.
+
+    Attributes:
+        size: how many events.
+        bytes: of their entries.
     """
 
     def __init__(self, ageing_s: float = 5.0) -> None:
         self.ageing_s = ageing_s
         self.size = 0
+        self.bytes = 0
         self._keys: dict[str, _KeyQueue] = {}
         self._ready: list[list[_Offered]] = [[] for _ in LANES]
         self._beyond: dict[int, list[list[_Offered]]] = {}
@@ -90,6 +103,7 @@ class Hand:
             queue = self._keys[taken.order_key] = _KeyQueue([])
         heappush(queue.waiting, (taken.lane, taken.order, next(self._count), taken))
         self.size += 1
+        self.bytes += taken.size
         if queue.running is None and queue.waiting[0][3] is taken:
             self._offer(taken)
 
@@ -130,6 +144,7 @@ class Hand:
             return
         queue.running = None
         self.size -= 1
+        self.bytes -= taken.size
         self._go_on(taken.order_key, queue)
 
     def put_back(self, taken: Taken) -> None:
@@ -149,7 +164,7 @@ class Hand:
         out = [item for item in sorted(queue.waiting) if item[0] != Priority.URGENT]
         queue.waiting = [item for item in queue.waiting if item[0] == Priority.URGENT]
         heapify(queue.waiting)
-        self.size -= len(out)
+        self._forget([item[3] for item in out])
         if queue.running is None:
             self._go_on(order_key, queue)
         return [item[3] for item in out]
@@ -162,7 +177,7 @@ class Hand:
             if not gone:
                 continue
             dropped += gone
-            self.size -= len(gone)
+            self._forget(gone)
             queue.waiting = [item for item in queue.waiting if item[3].partition != partition]
             heapify(queue.waiting)
             if not queue.waiting and queue.running is None:
@@ -178,6 +193,15 @@ class Hand:
             for queue in self._keys.values()
             if queue.running is not None and partition in (None, queue.running.partition)
         ]
+
+    def is_running(self, order_key: str) -> bool:
+        """Tell whether an event of a key runs."""
+        queue = self._keys.get(order_key)
+        return queue is not None and queue.running is not None
+
+    def _forget(self, gone: list[Taken]) -> None:
+        self.size -= len(gone)
+        self.bytes -= sum(taken.size for taken in gone)
 
     def _go_on(self, order_key: str, queue: _KeyQueue) -> None:
         if queue.waiting:

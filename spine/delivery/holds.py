@@ -12,6 +12,7 @@ from spine.keys import Keys
 from spine.log.drafts import Write
 
 FOREVER = 2**53
+REDRIVEN = "r"
 
 
 class Hold(msgspec.Struct, omit_defaults=True):
@@ -21,7 +22,6 @@ class Hold(msgspec.Struct, omit_defaults=True):
         until_ms: server time at which the head of the waiting list runs; `FOREVER` for parked keys.
         reason: ``retry``, ``parked``, ``reducer`` or ``backlog`` (released, and not worked off yet).
         attempts: seq → failed attempts.
-        redriven: seqs that came back from the dead letters.
         error: the last error, for people.
         version: of the agent, where a reducer of it raised.
     """
@@ -29,14 +29,41 @@ class Hold(msgspec.Struct, omit_defaults=True):
     until_ms: int = 0
     reason: str = "backlog"
     attempts: dict[int, int] = {}
-    redriven: list[int] = []
     error: str = ""
     version: str = ""
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """How a waiting list names an event: ``seq:stream``, and ``seq:stream:r`` when it was redriven.
+
+    Attributes:
+        seq: of the event.
+        stream: number of its stream.
+        redriven: it comes back from the dead letters.
+    """
+
+    seq: int
+    stream: int
+    redriven: bool = False
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Listed:
+        """Return what `raw` names."""
+        seq, stream, *more = raw.decode().split(":")
+        return cls(int(seq), int(stream), more == [REDRIVEN])
+
+    def __str__(self) -> str:
+        return f"{self.seq}:{self.stream}:{REDRIVEN}" if self.redriven else f"{self.seq}:{self.stream}"
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Hold).decode
 BACKLOG = _encode(Hold())
+
+
+def encode_hold(hold: Hold) -> bytes:
+    """Return what is stored of `hold`."""
+    return _encode(hold)
 
 
 def decode_hold(raw: bytes) -> Hold:

@@ -6,8 +6,8 @@
 -- ARGV: epoch, batch number, TTL of the batch's memory in ms;
 --   n streams, each: place of its key, `lane/topic`, its number or '', place of its bell, partition;
 --   n units, each: place of the lease or 0, its generation; how the handled event is held: 'pending' (place of its
---     stream, consumer group, entry id), 'waiting' (place of the waiting list, reference at its head), 'due' (place of
---     the timetable, member) or 'none';
+--     stream, consumer group, entry id), 'waiting' or 'head' (place of the waiting list, reference at its head, which
+--     it leaves or stays at), 'due' (place of the timetable, member) or 'none';
 --     expected: n, each: place of an index list, the seq its last entry must not exceed;
 --     n events (see read_event), n writes (see read_op).
 -- Returns: `first ts outcomes registered`; outcomes holds one letter for each unit: y stored, l lease lost, p no longer
@@ -24,7 +24,7 @@ local function read_unit()
   local unit = { lease = num(), generation = arg(), held = arg(), events = {}, ops = {}, expected = {} }
   if unit.held == 'pending' then
     unit.source, unit.group, unit.id = KEYS[num()], arg(), arg()
-  elseif unit.held == 'waiting' or unit.held == 'due' then
+  elseif unit.held ~= 'none' then
     unit.source, unit.id = KEYS[num()], arg()
   end
   for i = 1, num() do
@@ -59,7 +59,7 @@ local function check(unit)
     if pending.err or #pending == 0 then
       return 'p'
     end
-  elseif unit.held == 'waiting' and redis.call('LINDEX', unit.source, 0) ~= unit.id then
+  elseif (unit.held == 'waiting' or unit.held == 'head') and redis.call('LINDEX', unit.source, 0) ~= unit.id then
     return 'p'
   elseif unit.held == 'due' and not redis.call('ZSCORE', unit.source, unit.id) then
     return 'p'

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -16,7 +18,7 @@ from spine.delivery.hand import Taken
 from spine.delivery.holds import FOREVER
 from spine.delivery.records import DeadLetter, Done, Outcome
 from spine.errors import LeaseLost, NoHandler, ReducerFailed, SpineError
-from spine.events import Event, Priority
+from spine.events import Event
 from spine.handling import Handling
 from spine.log.drafts import Prepared, Write
 from spine.requests import FAILED, answer
@@ -57,6 +59,18 @@ class HandlerTimeout(SpineError):
     """The attempt took longer than the handler allows."""
 
 
+class HandlerCancelled(SpineError):
+    """The handler raised `CancelledError` though nobody had cancelled it."""
+
+
+class HandlerExited(SpineError):
+    """The handler called ``sys.exit``."""
+
+
+class WorkerDied(SpineError):
+    """The worker died, again and again, while the event was at work."""
+
+
 class Attempt:
     """One attempt; `run` never raises, but for being cancelled from outside."""
 
@@ -73,15 +87,21 @@ class Attempt:
 
     async def run(self) -> None:
         """Handle the event and hand the result to the committer."""
+        try:
+            await self._try()
+        except Exception as error:
+            self._agency.put_off(self._taken, error)
+
+    async def _try(self) -> None:
         agency, taken, event = self._agency, self._taken, self._event
-        not_handled = self._not_handled()
-        if not_handled is not None:
-            self._end(not_handled)
-            return
         try:
             state = await self._fold()
         except ReducerFailed as error:
             self._park(error)
+            return
+        not_handled = self._not_handled()
+        if not_handled is not None:
+            self._end(not_handled)
             return
         self._spec = agency.handler(event.type)
         if self._spec is None:
@@ -89,13 +109,20 @@ class Attempt:
             return
         if taken.suspect and not await self._survived(self._spec):
             return
-        if agency.limits.needed:
-            await agency.limits.enter(event.seq)
-        await self._handle(self._spec, state)
+        if not agency.limits.needed:
+            await self._handle(self._spec, state)
+            return
+        if not await agency.limits.enter(event.seq, lambda: agency.may_begin(taken)):
+            agency.interrupted(taken)
+            return
+        try:
+            await self._handle(self._spec, state)
+        finally:
+            agency.limits.leave(event.seq)
 
     def _not_handled(self) -> Outcome | None:
         deadline = self._event.context.deadline
-        if deadline is not None and deadline.timestamp() * 1000 <= self._started_ms:
+        if deadline is not None and deadline.timestamp() * 1000 <= self._agency.server.now_ms():
             return "expired"
         if self._agency.is_cancelled(self._event):
             return "cancelled"
@@ -107,7 +134,7 @@ class Attempt:
         if event.topic != f"@{agency.name}" or agency.agent.reducer_of(event.type) is not None:
             self._end("folded")
             return
-        self._give_up(NoHandler(f"{agency.name} has no handler for {event.type!r}", stored=True), attempts=1)
+        self._give_up(NoHandler(f"{agency.name} has no handler for {event.type!r}", stored=True), 1)
 
     async def _fold(self) -> BaseModel | None:
         states = self._agency.states
@@ -131,17 +158,23 @@ class Attempt:
         try:
             await self._call(spec, handling, running)
         except asyncio.CancelledError:
-            if running.reason is None or running.reason == "stop":
+            if running.reason is None and not self._task.cancelling():
+                self._fail(HandlerCancelled("the handler let a cancellation of its own making out"))
+            elif running.reason is None or running.reason == "stop":
                 agency.interrupted(self._taken)
                 raise
-            running.task.uncancel()
-            self._cut_off(running.reason)
+            else:
+                self._cut_off(running.reason)
+        except SystemExit as error:
+            self._fail(HandlerExited(f"the handler called sys.exit({error.code!r})"))
         except Exception as error:
             self._fail(error)
         else:
             self._end("done", handling)
         finally:
             agency.stopped(running)
+            if running.reason is not None and running.reason != "stop":
+                self._task.uncancel()
 
     async def _call(self, spec: HandlerSpec, handling: Handling, running: Running) -> None:
         event = self._event
@@ -153,12 +186,17 @@ class Attempt:
             if spec.is_async:
                 await self._agency.call(spec, event, handling)
             else:
-                await asyncio.to_thread(self._agency.call, spec, event, handling)
+                await self._call_in_thread(spec, event, handling)
             if handling.addressees:
                 await handling.check_addressees()
         finally:
             for timer in timers:
                 timer.cancel()
+
+    async def _call_in_thread(self, spec: HandlerSpec, event: Event[Any], handling: Handling) -> None:
+        """A plain ``def`` blocks a thread, never the loop. A thread cannot be cancelled: it runs on, to no effect."""
+        call = partial(contextvars.copy_context().run, self._agency.call, spec, event, handling)
+        await asyncio.get_running_loop().run_in_executor(self._agency.threads, call)
 
     def _timers(self, spec: HandlerSpec, running: Running) -> list[asyncio.TimerHandle]:
         deadline = self._event.context.deadline
@@ -174,15 +212,20 @@ class Attempt:
         return timers
 
     async def _survived(self, spec: HandlerSpec) -> bool:
-        """Count, before it runs, an event that was in hand when a worker died; give it up after too many."""
+        """Write down, before it runs, that an event that was in hand when a worker died is at work; or give it up.
+
+        A first run of it goes side by side with others, so a death then proves little: it takes a second one, alone.
+        """
         taken, agency = self._taken, self._agency
-        key = agency.server.keys.crashes(agency.name, taken.partition)
-        count = int(await agency.server.command("HINCRBY", key, taken.event.seq, 1))
-        if count <= spec.retry.kills:
+        if taken.counted:
             return True
-        error = RuntimeError(f"its worker died {count - 1} times while it was running")
-        self._give_up(error, attempts=count - 1)
-        return False
+        if taken.deaths >= max(spec.retry.kills, 2):
+            self._give_up(WorkerDied(f"its worker died {taken.deaths} times while it was at work"), taken.deaths)
+            return False
+        key = agency.server.keys.crashes(agency.name, taken.partition)
+        await agency.server.command("HSET", key, taken.event.seq, taken.deaths + 1)
+        taken.counted = True
+        return True
 
     def _cut_off(self, reason: Reason) -> None:
         """The handler was cancelled for a reason that is not its own failure."""
@@ -203,29 +246,29 @@ class Attempt:
             return
         delay = self._spec.retry.delay_s(taken.attempt, error)
         if delay is None:
-            self._give_up(error, attempts=taken.attempt)
+            self._give_up(error, taken.attempt)
             return
         logger.warning(
             "%s failed on event %d (%s), attempt %d, again in %.2g s: %s: %s",
             agency.name, taken.event.seq, taken.event.type, taken.attempt, delay, type(error).__name__, error,
         )  # fmt: skip
-        hold = agency.next_hold(taken)
+        hold = agency.outcomes.next_hold(taken)
         hold.attempts[taken.event.seq] = taken.attempt
         hold.until_ms = agency.server.now_ms() + round(delay * 1000)
         hold.reason = "retry"
         hold.error = f"{type(error).__name__}: {error}"
-        agency.hold(taken, hold, self._state_write)
+        agency.outcomes.hold(taken, hold, self._state_write)
 
     def _park(self, error: ReducerFailed) -> None:
         """A reducer raised: the key waits until a new version can fold it."""
         taken, agency = self._taken, self._agency
         logger.error("%s; the key is parked until a new version of %s", error, agency.name)
-        hold = agency.next_hold(taken)
+        hold = agency.outcomes.next_hold(taken)
         hold.until_ms, hold.reason, hold.error = FOREVER, "reducer", str(error)
         hold.version = agency.version
-        agency.hold(taken, hold, ())
+        agency.outcomes.hold(taken, hold, ())
 
-    def _give_up(self, error: BaseException, *, attempts: int) -> None:
+    def _give_up(self, error: BaseException, attempts: int) -> None:
         """Put the event among the dead letters."""
         taken, agency, event = self._taken, self._agency, self._event
         parks = self._spec is not None and self._spec.on_dead == "park"
@@ -260,7 +303,7 @@ class Attempt:
             causation=self._event.seq,
             reply_to=None,
             path=(*self._event.context.path, self._agency.name),
-            priority=Priority(self._taken.lane),
+            priority=self._event.context.priority,
         )
         prepared, write = answer(self._agency.drafts, self._event, FAILED, payload, context, self._agency.name)
         return [prepared], (write,)
@@ -281,7 +324,7 @@ class Attempt:
             taken.attempt,
             outcome,
         ).write(agency.server.keys, agency.name, taken.partition, taken.event.seq)
-        agency.commit(taken, events, (*writes, *self._state_write, done), parks=parks)
+        agency.outcomes.commit(taken, events, (*writes, *self._state_write, done), parks=parks)
 
 
 def empty_session() -> SessionState:

@@ -4,42 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from spine.connection import Server
-from spine.delivery.commits import Held
-from spine.delivery.hand import Taken
-from spine.delivery.holds import FOREVER, Hold, HoldWrites, decode_hold
+from spine.delivery.holds import FOREVER, Hold, HoldWrites, Listed, decode_hold
 from spine.delivery.partition import Partition
 from spine.errors import SpineError
-from spine.log.reader import Entry, Reader
+from spine.log.reader import Reader
 
 logger = logging.getLogger("spine")
 
 PAGE = 32
+AGAIN_S = 0.05
 
 
-class HeldKey(msgspec.Struct):
+class HeldKey(msgspec.Struct, eq=False):
     """One held key.
 
     Attributes:
         hold: as it is stored.
         partition: where the key lives.
+        suspect: the head of its waiting list may have been at work when a worker died.
         loaded: events of its waiting list that are in hand.
-        moving: events on their way to the list.
         loading: the list is being read.
+        moving: events on their way to the list.
+        moved: count of all that ever went there from here.
+        settling: the hold itself is on its way to be stored.
         timer: releases it.
     """
 
     hold: Hold
     partition: int
+    suspect: bool = False
     loaded: int = 0
-    moving: int = 0
     loading: bool = False
+    moving: int = 0
+    moved: int = 0
+    settling: bool = False
     timer: asyncio.TimerHandle | None = None
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """An event of a waiting list: its place there, and its entry in the log (``None`` when it was trimmed away)."""
+
+    listed: Listed
+    topic: str
+    entry: Any
 
 
 class HeldKeys:
@@ -50,6 +63,7 @@ class HeldKeys:
         reader: to fetch events by reference.
         agent: name of the agent.
         admit: takes events of a waiting list into hand.
+        is_running: tells whether an event of a key is being handled.
         spawn: starts a background task.
     """
 
@@ -58,13 +72,15 @@ class HeldKeys:
         server: Server,
         reader: Reader,
         agent: str,
-        admit: Callable[[list[tuple[Entry, int]], Partition, HeldKey, str], Any],
+        admit: Callable[[list[Waiting], Partition, HeldKey, str], Awaitable[None]],
+        is_running: Callable[[str], bool],
         spawn: Callable[[Any, str], Any],
     ) -> None:
         self._server = server
         self._reader = reader
         self._agent = agent
         self._admit = admit
+        self._is_running = is_running
         self._spawn = spawn
         self._keys: dict[str, HeldKey] = {}
         self._writes: dict[int, HoldWrites] = {}
@@ -80,10 +96,6 @@ class HeldKeys:
         """Return the hold of `key`."""
         return self._keys.get(key)
 
-    def of_partition(self, partition: int) -> list[tuple[str, HeldKey]]:
-        """Return the held keys of a partition."""
-        return [(key, held) for key, held in self._keys.items() if held.partition == partition]
-
     def writes(self, partition: int) -> HoldWrites:
         """Return what writes holds of a partition."""
         found = self._writes.get(partition)
@@ -91,90 +103,92 @@ class HeldKeys:
             found = self._writes[partition] = HoldWrites(self._server.keys, self._agent, partition)
         return found
 
-    async def load(self, partition: Partition) -> None:
-        """Read the holds of a partition that was just acquired, or of which somebody changed one."""
-        self._partitions[partition.number] = partition
+    async def load(self, partition: Partition, version: str) -> None:
+        """Read the holds of a partition that is being opened; what is known here already is newer.
+
+        A key that was parked because a reducer raised is released for another `version` of the agent.
+        """
         raw = await self._server.command("HGETALL", self._server.keys.holds(self._agent, partition.number))
+        self._partitions[partition.number] = partition
         for i in range(0, len(raw), 2):
             key = raw[i].decode()
-            known = self._keys.get(key)
+            if key in self._keys:
+                continue
             hold = decode_hold(raw[i + 1])
-            if known is None:
-                self._put(key, HeldKey(hold, partition.number))
-            elif known.hold != hold and not known.loaded:
-                known.hold = hold
-                self._arm(key, known)
+            if hold.reason == "reducer" and hold.version != version:
+                hold.until_ms = 0
+            held = self._keys[key] = HeldKey(hold, partition.number, suspect=partition.cut_off)
+            self._arm(key, held)
 
-    def hold(self, key: str, partition: int, hold: Hold) -> HeldKey:
-        """Hold `key` from now on."""
-        known = self._keys.get(key)
-        if known is None:
-            known = HeldKey(hold, partition)
-            self._put(key, known)
-        else:
-            known.hold = hold
-            known.loaded = 0
-            self._arm(key, known)
-        return known
+    def hold(self, key: str, partition: int, hold: Hold) -> None:
+        """Hold `key` from now on; nothing is released before `stored` was called."""
+        held = self._keys.get(key)
+        if held is None:
+            held = self._keys[key] = HeldKey(hold, partition)
+        if held.timer is not None:
+            held.timer.cancel()
+        held.hold, held.loaded, held.settling = hold, 0, True
+
+    def stored(self, key: str) -> None:
+        """The hold of `key` is on the server: its time runs."""
+        held = self._keys.get(key)
+        if held is not None:
+            held.settling = False
+            self._arm(key, held)
 
     def drop_partition(self, partition: int) -> None:
-        """Forget the holds of a partition that another worker has now."""
+        """Forget the holds of a partition: another worker has it now, or it is opened again."""
         self._partitions.pop(partition, None)
         for key, held in list(self._keys.items()):
             if held.partition == partition:
                 self._forget(key)
 
-    def finished(self, taken: Taken) -> None:
-        """An event of a waiting list is done: go on with the list when all that was loaded is."""
-        held = self._keys.get(taken.order_key)
-        if held is None or taken.source != "waiting":
-            return
-        held.loaded -= 1
-        if held.loaded <= 0:
-            held.loaded = 0
-            self.release(taken.order_key)
-
-    def release(self, key: str) -> None:
-        """Work off the waiting list of `key`, or end the hold when it is empty."""
+    def finished(self, key: str, *, listed: bool) -> None:
+        """An event of `key` is done; go on with its waiting list when nothing of it is in hand any more."""
         held = self._keys.get(key)
-        if held is not None and not held.loading and not held.loaded:
+        if held is not None:
+            if listed and held.loaded:
+                held.loaded -= 1
+            self._release(key, held)
+
+    def _release(self, key: str, held: HeldKey) -> None:
+        """Work off the waiting list of `key`, or end the hold when it is empty; not before its time."""
+        if self._keys.get(key) is not held or held.settling or held.loading or held.loaded:
+            return
+        if held.hold.until_ms > self._server.now_ms():
+            self._arm(key, held)
+        elif not self._is_running(key):
             held.loading = True
             self._spawn(self._work_off(key, held), f"spine-release-{self._agent}")
 
     async def _work_off(self, key: str, held: HeldKey) -> None:
+        again = False
         try:
+            moved = held.moved
             waiting = self.writes(held.partition).waiting(key)
             references = await self._server.command("LRANGE", waiting, 0, PAGE - 1)
             partition = self._partitions.get(held.partition)
             if self._keys.get(key) is not held or partition is None:
                 return
-            if not references:
-                if held.moving:
-                    self._retry(key)
-                else:
-                    self._forget(key)
-                return
-            parsed = [tuple(map(int, reference.split(b":"))) for reference in references]
-            entries = await self._reader.fetch([(seq, held.partition, number) for seq, number in parsed])
-            found = {seq: (seq, topic, entry) for seq, topic, entry in entries}
-            await self._admit(
-                [(found.get(seq, (seq, "", [f"{seq}-0".encode(), None])), number) for seq, number in parsed],
-                partition,
-                held,
-                key,
-            )
+            if references:
+                found = await self._fetch(held.partition, [Listed.parse(raw) for raw in references])
+                await self._admit(found, partition, held, key)
+            elif held.moving or held.moved != moved:
+                again = True
+            else:
+                self._forget(key)
         except SpineError as error:
             logger.warning("waiting list of %s, key %r: %s", self._agent, key, error)
-            self._retry(key)
+            again = True
         finally:
             held.loading = False
+        if again:
+            asyncio.get_running_loop().call_later(AGAIN_S, self._release, key, held)
 
-    def _retry(self, key: str) -> None:
-        asyncio.get_running_loop().call_later(0.05, self.release, key)
-
-    def _put(self, key: str, held: HeldKey) -> None:
-        self._keys[key] = held
-        self._arm(key, held)
+    async def _fetch(self, partition: int, listed: list[Listed]) -> list[Waiting]:
+        entries = await self._reader.fetch([(one.seq, partition, one.stream) for one in listed])
+        found = {seq: (topic, entry) for seq, topic, entry in entries}
+        return [Waiting(one, *found.get(one.seq, ("", None))) for one in listed]
 
     def _arm(self, key: str, held: HeldKey) -> None:
         if held.timer is not None:
@@ -182,16 +196,9 @@ class HeldKeys:
             held.timer = None
         if held.hold.until_ms < FOREVER:
             delay = max(0.0, (held.hold.until_ms - self._server.now_ms()) / 1000)
-            held.timer = asyncio.get_running_loop().call_later(delay, self.release, key)
+            held.timer = asyncio.get_running_loop().call_later(delay, self._release, key, held)
 
     def _forget(self, key: str) -> None:
         held = self._keys.pop(key, None)
         if held is not None and held.timer is not None:
             held.timer.cancel()
-
-
-def held_as(taken: Taken, agent: str, writes: HoldWrites) -> Held:
-    """Return how the commit of `taken` finds it held."""
-    if taken.source == "waiting":
-        return Held("waiting", writes.waiting(taken.order_key), taken.reference)
-    return Held("pending", taken.stream, f"{taken.event.seq}-0", agent)

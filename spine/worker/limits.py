@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from spine.agent import Agent
@@ -16,6 +17,7 @@ logger = logging.getLogger("spine")
 UNITS_S = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
 SLOT_MS = 10_000
 RENEW_S = 3.0
+LOOK_EVERY_S = 0.2
 
 
 def parse_rate(rate: str) -> tuple[float, int]:
@@ -40,6 +42,7 @@ class Limits:
         self._interval: tuple[float, int] | None = parse_rate(agent.rate) if agent.rate else None
         self._limit = agent.concurrency
         self._keys = [server.keys.rate(agent.name), server.keys.slots(agent.name)]
+        self._turn = asyncio.Lock()
         self._inside: set[int] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[Any]] = set()
@@ -49,21 +52,23 @@ class Limits:
         """Tell whether the agent has limits at all."""
         return self._interval is not None or self._limit is not None
 
-    async def enter(self, seq: int) -> None:
-        """Wait until the handling of event `seq` may begin."""
-        if not self.needed:
-            return
+    async def enter(self, seq: int, may_begin: Callable[[], bool]) -> bool:
+        """Wait until the handling of event `seq` may begin; false when it may not any more by `may_begin`."""
         interval, burst = self._interval or ("", 1)
-        while True:
-            args = [interval, burst, "" if self._limit is None else self._limit, self._member(seq), SLOT_MS]
-            wait_ms = await self._server.run("enter", self._keys, args)
-            if wait_ms == 0:
-                break
-            await asyncio.sleep(wait_ms / 1000)
+        args = [interval, burst, "" if self._limit is None else self._limit, self._member(seq), SLOT_MS]
+        async with self._turn:  # one asks for all: those behind it would only ask in vain
+            while may_begin():
+                wait_ms = await self._server.run("enter", self._keys, args)
+                if wait_ms == 0:
+                    break
+                await asyncio.sleep(min(wait_ms / 1000, LOOK_EVERY_S))
+            else:
+                return False
         if self._limit is not None:
             self._inside.add(seq)
             if self._renewing is None or self._renewing.done():
                 self._renewing = asyncio.create_task(self._renew(), name="spine-slots")
+        return True
 
     def leave(self, seq: int) -> None:
         """The handling of event `seq` ended."""

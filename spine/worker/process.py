@@ -157,7 +157,7 @@ class Worker:
             [agent.name, agent.version, start, json.dumps(declaration), len(handled), *handled, *folded],
         )
         agency.paused = paused == b"1"
-        agency.starts = dict(zip((*handled, *folded), map(int, starts), strict=True))
+        agency.intake.starts = dict(zip((*handled, *folded), map(int, starts), strict=True))
 
     async def _start_seq(self, agent: type[Agent[Any]]) -> int | str:
         start = agent.start

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spine.delivery.holds import BACKLOG, FOREVER, Hold, HoldWrites, decode_hold
+from spine.delivery.holds import BACKLOG, FOREVER, Hold, HoldWrites, Listed, decode_hold
 from spine.keys import Keys
 
 seqs = st.integers(1, 2**53)
@@ -17,7 +17,6 @@ seqs = st.integers(1, 2**53)
         until_ms=st.integers(0, FOREVER),
         reason=st.sampled_from(["retry", "parked", "reducer", "backlog"]),
         attempts=st.dictionaries(seqs, st.integers(1, 99)),
-        redriven=st.lists(seqs),
         error=st.text(),
         version=st.text(),
     )
@@ -43,3 +42,13 @@ def test_a_release_looks_at_the_list_of_that_key() -> None:
     writes = HoldWrites(Keys("n"), "agent", 3)
     release = writes.release("k")
     assert (release.command, release.args, release.other_key) == ("unhold", ("k",), writes.waiting("k"))
+
+
+@given(st.builds(Listed, seq=seqs, stream=st.integers(1, 10**6), redriven=st.booleans()))
+def test_a_reference_of_a_waiting_list_comes_back_as_it_was_written(listed: Listed) -> None:
+    assert Listed.parse(str(listed).encode()) == listed
+
+
+def test_a_reference_is_seq_and_stream_and_says_when_it_was_redriven() -> None:
+    assert str(Listed(7, 3)) == "7:3"
+    assert str(Listed(7, 3, redriven=True)) == "7:3:r"

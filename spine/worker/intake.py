@@ -1,0 +1,368 @@
+"""Taking: how events of the partitions that a worker holds come to its hand, in order and within its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from spine.codec import decode_entry
+from spine.connection import Argument
+from spine.delivery.hand import Taken
+from spine.delivery.holds import Listed
+from spine.delivery.leases import Lease
+from spine.delivery.partition import Partition, Read
+from spine.errors import DecodeError, LeaseLost, SpineError
+from spine.events import Priority
+from spine.log.streams import Stream
+from spine.names import matcher
+from spine.worker.held import HeldKey, Waiting
+
+if TYPE_CHECKING:
+    from spine.worker.agency import Agency
+
+logger = logging.getLogger("spine")
+
+HAND_BYTES = 32 * 1024 * 1024
+FIRST_PLACE = -(2**60)
+
+
+class Intake:
+    """Takes events for one agency.
+
+    Attributes:
+        starts: pattern → seq after which the agent reads the topics it stands for.
+        lanes: the lanes that its topics have events in.
+    """
+
+    def __init__(self, agency: Agency) -> None:
+        self._agency = agency
+        self._hand = agency.hand
+        self._reads = agency.agent.reads()
+        self._wake = asyncio.Event()
+        self._mine: set[int] = set()
+        self._left_meanwhile: set[int] | None = None
+        self._recover: set[int] = set()
+        self.starts: dict[str, int] = {}
+        self.lanes: set[int] = set()
+
+    async def run(self) -> None:
+        """Take whatever there is, for ever."""
+        failures = 0
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._take_what_is_there()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                _report(f"{self._agency.name} cannot take events", error, failures)
+                self._wake.set()
+                await asyncio.sleep(_pause_s(failures))
+
+    # --- what there is to do ---
+
+    def wake(self) -> None:
+        """There may be something to take."""
+        self._wake.set()
+
+    def acquired(self, lease: Lease) -> Partition:
+        """Begin with a partition: what an earlier holder left comes first."""
+        partition = Partition(self._agency.server, self._agency.spine.streams, lease, self._start_of)
+        self._subscribe(partition)
+        self.recover(lease.partition)
+        return partition
+
+    def recover(self, number: int) -> None:
+        """What is pending in a partition and not in hand is to be brought to hand."""
+        self._recover.add(number)
+        self._wake.set()
+
+    def reopen(self, partition: Partition) -> None:
+        """Forget what has not begun in a partition, and look at it as if it had just been acquired."""
+        self.drop(partition)
+        partition.opened = False
+        partition.look_everywhere()
+        self.recover(partition.number)
+
+    def drop(self, partition: Partition) -> None:
+        """Forget what has not begun in a partition; it stays with the group."""
+        partition.opening += 1
+        for taken in self._hand.drop_partition(partition.number):
+            self._mine.discard(taken.event.seq)
+        self._agency.held.drop_partition(partition.number)
+
+    def left(self, taken: Taken) -> None:
+        """An event left the hand. Where it was taken under an earlier lease, it may have to be taken again."""
+        self._mine.discard(taken.event.seq)
+        if self._left_meanwhile is not None:
+            self._left_meanwhile.add(taken.event.seq)
+        if taken.partition in self._agency.partitions and not self._agency.is_ours(taken):
+            self.recover(taken.partition)
+
+    def set_aside(self, partition: Partition, error: BaseException) -> None:
+        """Leave a partition alone for a moment; others go on."""
+        partition.failures += 1
+        _report(f"{self._agency.name} cannot take from partition {partition.number}", error, partition.failures)
+        pause_s = _pause_s(partition.failures)
+        partition.retry_at = time.monotonic() + pause_s
+        self._recover.add(partition.number)
+        asyncio.get_running_loop().call_later(pause_s, self._wake.set)
+
+    def go_on(self) -> None:
+        """Something was committed: look whether there is room for more."""
+        runs_dry = self._hand.size <= self._agency.agent.prefetch // 2 or not self._hand.has_ready()
+        if self._recover or (runs_dry and any(p.has_news for p in self._agency.partitions.values())):
+            self._wake.set()
+
+    # --- the loop ---
+
+    async def _take_what_is_there(self) -> None:
+        agency = self._agency
+        if agency.rests:
+            return
+        await self._learn_streams()
+        await self._recover_what_may()
+        while not agency.rests:
+            await self._learn_streams()
+            ready = [p for p in agency.partitions.values() if p.has_news and self._may_take(p)]
+            room = self._room()
+            passing = agency.outcomes.passing
+            stalled = room <= 0 and not (passing or self._hand.has_ready() or agency.is_busy)
+            if not ready or (room <= 0 and not stalled):
+                return
+            budget = max(1, room // len(ready)) if room > 0 else 0
+            if len(ready) == 1:
+                await self._take(ready[0], budget, stalled)
+            else:
+                await asyncio.gather(*(self._take(partition, budget, stalled) for partition in ready))
+            await asyncio.sleep(0)
+
+    def _room(self) -> int:
+        if self._hand.bytes > HAND_BYTES:
+            return 0
+        return self._agency.agent.prefetch - self._hand.size - self._agency.outcomes.passing
+
+    def _may_take(self, partition: Partition) -> bool:
+        return partition.opened and not partition.draining and partition.number not in self._recover
+
+    async def _take(self, partition: Partition, budget: int, stalled: bool) -> None:
+        opening, agency = partition.opening, self._agency
+        try:
+            reads = await partition.take(agency.name, budget, stalled=stalled, ageing_s=agency.agent.ageing_s)
+            await self._admit(reads, partition, opening)
+        except LeaseLost:
+            agency.lose(partition.lease)
+        except Exception as error:
+            self.set_aside(partition, error)
+        else:
+            self._set_bounds(partition)
+
+    def _set_bounds(self, partition: Partition) -> None:
+        """Let run what nothing can overtake any more; not while a stream is unknown that may hold earlier events."""
+        if partition.unknown or not self._may_take(partition):
+            return
+        self._hand.set_bounds(partition.number, partition.bounds())
+        self._agency.look_for_work()
+
+    # --- what is pending already ---
+
+    async def _recover_what_may(self) -> None:
+        now = time.monotonic()
+        for number in list(self._recover):
+            partition = self._agency.partitions.get(number)
+            if partition is None or partition.draining:
+                self._recover.discard(number)
+            elif partition.retry_at <= now and (partition.opened or not self._agency.outcomes.changes_holds(number)):
+                self._recover.discard(number)
+                await self._recover_partition(partition)
+
+    async def _recover_partition(self, partition: Partition) -> None:
+        """Bring to hand what is pending and not in hand: of an earlier holder, or of a call whose reply was lost."""
+        opening, agency = partition.opening, self._agency
+        self._left_meanwhile = set()
+        try:
+            if not partition.opened:
+                await agency.held.load(partition, agency.version)
+            deaths = await self._deaths(partition) if partition.cut_off else None
+            reads = await partition.recover(agency.name)
+            await self._admit(reads, partition, opening, deaths)
+        except LeaseLost:
+            agency.lose(partition.lease)
+        except Exception as error:
+            self.set_aside(partition, error)
+        else:
+            partition.failures = 0
+            if partition.opening == opening:
+                partition.opened, partition.cut_off = True, False
+        finally:
+            self._left_meanwhile = None
+
+    async def _deaths(self, partition: Partition) -> dict[int, int]:
+        raw = await self._agency.server.command(
+            "HGETALL", self._agency.server.keys.crashes(self._agency.name, partition.number)
+        )
+        return {int(raw[i]): int(raw[i + 1]) for i in range(0, len(raw), 2)}
+
+    # --- the topic list ---
+
+    async def _learn_streams(self) -> None:
+        """Bring the topic list up to what was heard; what is heard meanwhile may be newer than the answer."""
+        partitions = self._agency.partitions
+        asking = [partition for partition in partitions.values() if partition.unknown]
+        if not asking:
+            return
+        for partition in asking:
+            partition.unknown = False
+        try:
+            await self._agency.spine.streams.refresh()
+        except BaseException:
+            for partition in asking:
+                partition.unknown = True
+            raise
+        for partition in list(partitions.values()):
+            self._subscribe(partition)
+        for partition in asking:
+            if partitions.get(partition.number) is partition:
+                self._set_bounds(partition)
+
+    def _subscribe(self, partition: Partition) -> None:
+        wanted: list[Stream] = []
+        others: set[int] = set()
+        for stream in self._agency.spine.streams.all():
+            if self._reads(stream.topic):
+                wanted.append(stream)
+            else:
+                others.add(stream.number)
+        self.lanes.update(stream.lane for stream in wanted)
+        partition.subscribe(wanted, others)
+
+    def _start_of(self, topic: str) -> int:
+        """Return the seq after which a topic is read: where the agent began to declare it."""
+        return min((seq for pattern, seq in self.starts.items() if matcher((pattern,))(topic)), default=0)
+
+    # --- what was taken ---
+
+    async def _admit(
+        self, reads: Iterable[Read], partition: Partition, opening: int, deaths: Mapping[int, int] | None = None
+    ) -> None:
+        """Bring what was read to hand. `deaths` is given for what was in hand when a worker died."""
+        taken: list[Taken] = []
+        for read in reads:
+            new = self._decode_all(read, partition)
+            handled = await self._handled_before(new, read, partition) if read.recheck else set()
+            for one in new:
+                if one.event.seq in handled:
+                    self._agency.outcomes.acknowledge(one)
+                    continue
+                if deaths is not None:
+                    one.suspect, one.deaths = True, deaths.get(one.event.seq, 0)
+                taken.append(one)
+        await self._agency.prepare(taken)
+        if self._agency.partitions.get(partition.number) is not partition or partition.opening != opening:
+            self._mine.difference_update(one.event.seq for one in taken)
+            return
+        held = self._agency.held
+        for one in taken:
+            if one.order_key in held and one.lane != Priority.URGENT:
+                self._agency.outcomes.move_to_waiting(one)
+            else:
+                self._hand.add(one)
+
+    def _decode_all(self, read: Read, partition: Partition) -> list[Taken]:
+        """Return the events of a read that are not in hand yet; what is no event goes to the dead letters."""
+        found: list[Taken] = []
+        damaged: list[tuple[str, DecodeError]] = []
+        for entry in read.entries:
+            entry_id = entry[0]
+            seq = int(entry_id.partition(b"-")[0])
+            if entry_id.endswith(b"-0") and (seq in self._mine or seq in (self._left_meanwhile or ())):
+                continue
+            try:
+                one = self._decode(read.stream, entry, partition, read.key)
+            except DecodeError as error:
+                damaged.append((entry_id.decode(), error))
+                continue
+            self._mine.add(seq)
+            found.append(one)
+        if damaged:
+            self._agency.outcomes.bury_damaged(damaged, read.stream, read.key, partition)
+        return found
+
+    def _decode(self, stream: Stream, entry: Any, partition: Partition, key: str) -> Taken:
+        if entry is None or entry[1] is None:
+            raise DecodeError(f"an event of {stream.topic} was trimmed away before it was handled")
+        event = decode_entry(stream.topic, entry)
+        return Taken(
+            event=event,
+            order_key=event.key if self._agency.agent.ordering == "key" else f"{event.seq}",
+            order=event.seq,
+            partition=partition.number,
+            generation=partition.lease.generation,
+            lane=stream.lane,
+            stream=key,
+            number=stream.number,
+            taken_at=time.monotonic(),
+            size=len(entry[1][1]),
+        )
+
+    async def _handled_before(self, taken: list[Taken], read: Read, partition: Partition) -> set[int]:
+        """Return the seqs that are done or stand in a waiting list: a group that was made anew gives all again."""
+        server, held = self._agency.server, self._agency.held
+        asked = [one for one in taken if one.event.seq <= read.recheck]
+        keys = sorted({one.order_key for one in asked if one.order_key in held})
+        writes = held.writes(partition.number)
+        commands: list[tuple[Argument, ...]] = [("LRANGE", writes.waiting(key), 0, -1) for key in keys]
+        commands += [
+            ("HEXISTS", server.keys.done(self._agency.name, partition.number, one.event.seq), one.event.seq)
+            for one in asked
+        ]
+        replies = await server.commands(*commands)
+        done = {one.event.seq for one, found in zip(asked, replies[len(keys) :], strict=True) if found}
+        return done.union(*({Listed.parse(raw).seq for raw in listed} for listed in replies[: len(keys)]))
+
+    async def admit_waiting(self, waiting: list[Waiting], partition: Partition, held: HeldKey, key: str) -> None:
+        """Take the head of a waiting list into hand, in the order of the list; what cannot be read is given up."""
+        taken: list[Taken] = []
+        for place, one in enumerate(waiting):
+            stream = await self._agency.spine.streams.get(one.listed.stream)
+            source = self._agency.spine.streams.key(partition.number, stream)
+            try:
+                each = self._decode(stream, one.entry, partition, source)
+            except DecodeError as error:
+                if not taken:
+                    self._agency.outcomes.bury_listed(one.listed, error, stream, partition, key)
+                break
+            each.source, each.listed, each.order_key = "waiting", str(one.listed), key
+            each.lane, each.order = Priority.NORMAL, FIRST_PLACE + place
+            each.attempt = held.hold.attempts.get(one.listed.seq, 0) + 1
+            each.redriven = one.listed.redriven
+            taken.append(each)
+        await self._agency.prepare(taken)
+        if self._agency.held.get(key) is not held or partition.draining or held.loaded:
+            return
+        if taken and held.suspect:
+            held.suspect, taken[0].suspect = False, True
+        held.loaded = len(taken)
+        for each in taken:
+            self._hand.add(each)
+        self._agency.look_for_work()
+
+
+def _report(what: str, error: BaseException, failures: int) -> None:
+    """Report a server that is away once, and anything unexpected each time, with its traceback."""
+    if not isinstance(error, SpineError | RedisError | OSError):
+        logger.error("%s", what, exc_info=error)
+    elif failures == 1:
+        logger.warning("%s: %s", what, error)
+    else:
+        logger.debug("%s: %s", what, error)
+
+
+def _pause_s(failures: int) -> float:
+    return float(min(0.05 * 2 ** min(failures, 10), 1.0))

@@ -1,0 +1,270 @@
+"""What becomes of events: committed, held, moved on or buried, each in one script with all that goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from spine.delivery.commits import Committer, Held, NoLongerPending, Resolve, Unit
+from spine.delivery.hand import Taken
+from spine.delivery.holds import FOREVER, Hold, HoldWrites, Listed
+from spine.delivery.partition import Partition
+from spine.delivery.records import DeadLetter, Done
+from spine.errors import DecodeError, LeaseLost
+from spine.events import Event
+from spine.log.drafts import Prepared, Write
+from spine.log.streams import Stream
+
+if TYPE_CHECKING:
+    from spine.worker.agency import Agency
+
+logger = logging.getLogger("spine")
+
+RETRY_COMMIT_S = 1.0
+PATIENCE_FOR_EVER_S = 10**9
+CLOSE_PATIENCE_S = 5.0
+
+Stored = list[Event[Any]] | None
+
+
+class Outcomes:
+    """Hands the ends of one agency's events to the committer, and books what came of it.
+
+    Attributes:
+        passing: events on their way to a waiting list or the dead letters without being handled here.
+    """
+
+    def __init__(self, agency: Agency, after_call: Callable[[], None]) -> None:
+        self._agency = agency
+        self._server = agency.server
+        self._committer = Committer(agency.server, agency.spine.streams, agency.drafts.producer)
+        self._committer.patience_s = PATIENCE_FOR_EVER_S
+        self._committer.after_call = after_call
+        self._in_flight: dict[int, int] = {}
+        self._changing_holds: dict[int, int] = {}
+        self.passing = 0
+
+    async def close(self) -> None:
+        """Wait for what is on its way, but not for a server that stays away."""
+        await self._committer.close(CLOSE_PATIENCE_S)
+
+    def in_flight(self, partition: int) -> int:
+        """Return how many commits of a partition are on their way."""
+        return self._in_flight.get(partition, 0)
+
+    def changes_holds(self, partition: int) -> bool:
+        """Tell whether a commit on its way holds a key of a partition: what the server says of holds is old."""
+        return bool(self._changing_holds.get(partition))
+
+    async def write_now(self, taken: Taken, writes: tuple[Write, ...]) -> None:
+        """Write at once, if the lease still holds."""
+        lease = self._server.keys.lease(self._agency.name, taken.partition)
+        await self._committer.commit(lease=lease, generation=taken.generation, writes=writes)
+
+    # --- the end of an event that was handled ---
+
+    def commit(
+        self, taken: Taken, events: Sequence[Prepared], writes: tuple[Write, ...], *, parks: bool = False
+    ) -> None:
+        """The event leaves the group or the waiting list, with everything its handler did."""
+        holds = self._holds(taken)
+        extra: list[Write] = []
+        if taken.suspect:
+            crashes = self._server.keys.crashes(self._agency.name, taken.partition)
+            extra.append(Write("HDEL", crashes, "hash", (taken.event.seq,)))
+        if parks:
+            hold = self.next_hold(taken)
+            hold.until_ms, hold.reason = FOREVER, "parked"
+            extra.append(holds.set(taken.order_key, hold))
+            self._begin_hold(taken, hold)
+        elif taken.source == "waiting":
+            extra.append(holds.release(taken.order_key))
+        self._submit(taken, self._held(taken), (*writes, *extra), self._holding if parks else self._ended, events)
+
+    def hold(self, taken: Taken, hold: Hold, writes: tuple[Write, ...]) -> None:
+        """The key of `taken` is held, the event at the head of its waiting list."""
+        holds = self._holds(taken)
+        keep = [holds.set(taken.order_key, hold)]
+        held = self._held(taken)
+        if taken.source == "pending":
+            keep.append(holds.to_front(taken.order_key, taken.reference))
+        else:
+            held = Held("head", held.source, held.reference)
+        self._begin_hold(taken, hold)
+        self._submit(taken, held, (*writes, *keep), self._holding)
+
+    def next_hold(self, taken: Taken) -> Hold:
+        """Return a new hold of the event's key that keeps the attempts counted so far."""
+        known = self._agency.held.get(taken.order_key)
+        return Hold() if known is None else Hold(attempts=dict(known.hold.attempts))
+
+    def _begin_hold(self, taken: Taken, hold: Hold) -> None:
+        """Hold the key here, and move its events in hand to the waiting list."""
+        self._agency.held.hold(taken.order_key, taken.partition, hold)
+        for one in self._agency.hand.withdraw(taken.order_key):
+            if one.source == "pending":
+                self.move_to_waiting(one)
+
+    # --- events that go on without being handled ---
+
+    def move_to_waiting(self, one: Taken) -> None:
+        """The key of `one` is held: it goes to the end of the waiting list."""
+        held = self._agency.held.get(one.order_key)
+        if held is not None:
+            held.moving += 1
+            held.moved += 1
+        self.passing += 1
+        self._submit(one, self._held(one), self._holds(one).to_back(one.order_key, one.reference), self._moved)
+
+    def acknowledge(self, one: Taken) -> None:
+        """The event was handled before."""
+        self.passing += 1
+        self._submit(one, self._held(one), (), self._passed)
+
+    def bury_damaged(
+        self, damaged: list[tuple[str, DecodeError]], stream: Stream, source: str, partition: Partition
+    ) -> None:
+        """Entries that are no events go to the dead letters."""
+        logger.error("%s: %d entries cannot be read; the first: %s", self._agency.name, len(damaged), damaged[0][1])
+        for entry_id, error in damaged:
+            held = Held("pending", source, entry_id, self._agency.name)
+            self._bury(entry_id, error, stream, partition, held, (), lambda: None)
+
+    def bury_listed(self, listed: Listed, error: DecodeError, stream: Stream, partition: Partition, key: str) -> None:
+        """The head of a waiting list cannot be read: it goes to the dead letters, and the list goes on."""
+        logger.error("%s: %s", self._agency.name, error)
+        holds = self._agency.held.writes(partition.number)
+        held = Held("waiting", holds.waiting(key), str(listed))
+        self._bury(
+            f"{listed.seq}-0", error, stream, partition, held, (holds.release(key),),
+            lambda: self._agency.held.finished(key, listed=False),
+        )  # fmt: skip
+
+    def _bury(
+        self,
+        entry_id: str,
+        error: DecodeError,
+        stream: Stream,
+        partition: Partition,
+        held: Held,
+        writes: tuple[Write, ...],
+        then: Callable[[], None],
+    ) -> None:
+        agency = self._agency
+        letter = DeadLetter(
+            agent=agency.name,
+            seq=int(entry_id.partition("-")[0]),
+            type="",
+            topic=stream.topic,
+            key="",
+            correlation="",
+            partition=partition.number,
+            stream=stream.number,
+            error_type=type(error).__name__,
+            error=str(error),
+            traceback="",
+            attempts=0,
+            worker=agency.worker,
+            ts_ms=self._server.now_ms(),
+            entry_id=entry_id,
+        )
+        writes = (letter.write(self._server.keys), *writes)
+        if entry_id.endswith("-0"):
+            done = Done(agency.worker, self._server.now_ms(), 0.0, 0, "damaged")
+            writes += (done.write(self._server.keys, agency.name, partition.number, letter.seq),)
+
+        def resolved(unit: Unit, stored: Stored, failure: BaseException | None) -> None:
+            self.passing -= 1
+            self._in_flight[partition.number] -= 1
+            if failure is not None and not isinstance(failure, NoLongerPending | LeaseLost):
+                agency.intake.set_aside(partition, failure)
+                asyncio.get_running_loop().call_later(RETRY_COMMIT_S, then)
+            else:
+                then()
+
+        self.passing += 1
+        self._in_flight[partition.number] = self.in_flight(partition.number) + 1
+        lease = partition.lease
+        self._committer.submit(
+            Unit(resolve=resolved, lease=lease.key, generation=lease.generation, held=held, writes=writes)
+        )
+
+    # --- what came of it ---
+
+    def _submit(
+        self, taken: Taken, held: Held, writes: tuple[Write, ...], resolve: Resolve, events: Sequence[Prepared] = ()
+    ) -> None:
+        self._in_flight[taken.partition] = self.in_flight(taken.partition) + 1
+        if resolve != self._ended:
+            self._changing_holds[taken.partition] = self._changing_holds.get(taken.partition, 0) + 1
+        self._committer.submit(
+            Unit(
+                resolve=resolve,
+                tag=taken,
+                lease=self._server.keys.lease(self._agency.name, taken.partition),
+                generation=taken.generation,
+                held=held,
+                events=events,
+                writes=writes,
+            )
+        )
+
+    def _ended(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+        if self._settled(unit, error, again=True):
+            taken: Taken = unit.tag
+            self._agency.hand.finished(taken)
+            self._agency.held.finished(taken.order_key, listed=taken.source == "waiting")
+
+    def _holding(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+        if self._settled(unit, error, again=True):
+            self._agency.hand.finished(unit.tag)
+            self._agency.held.stored(unit.tag.order_key)
+
+    def _moved(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+        held = self._agency.held.get(unit.tag.order_key)
+        if held is not None:
+            held.moving -= 1
+        self._passed(unit, stored, error)
+
+    def _passed(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+        self.passing -= 1
+        self._settled(unit, error, again=False)
+
+    def _settled(self, unit: Unit, error: BaseException | None, *, again: bool) -> bool:
+        """Book the end of a commit: stored or refused for good (true), or tried `again`."""
+        taken: Taken = unit.tag
+        agency = self._agency
+        if again and error is not None and not isinstance(error, NoLongerPending | LeaseLost):
+            logger.error(
+                "%s: event %d is handled but not committed, again soon: %s", agency.name, taken.event.seq, error
+            )
+            asyncio.get_running_loop().call_later(RETRY_COMMIT_S, self._committer.submit, unit)
+            return False
+        self._in_flight[taken.partition] -= 1
+        if unit.resolve != self._ended:
+            self._changing_holds[taken.partition] -= 1
+        agency.intake.left(taken)
+        partition = agency.partitions.get(taken.partition) if agency.is_ours(taken) else None
+        if error is None or partition is None:
+            return True
+        if isinstance(error, LeaseLost):
+            agency.lose(partition.lease)
+        elif isinstance(error, NoLongerPending):
+            logger.warning("%s: event %d was acknowledged elsewhere: %s", agency.name, taken.event.seq, error)
+            agency.states.forget(taken.event.key)
+            if not partition.draining:
+                agency.intake.reopen(partition)
+        else:
+            agency.intake.set_aside(partition, error)
+        return True
+
+    def _holds(self, taken: Taken) -> HoldWrites:
+        return self._agency.held.writes(taken.partition)
+
+    def _held(self, taken: Taken) -> Held:
+        """Return how the commit of `taken` finds it held."""
+        if taken.source == "waiting":
+            return Held("waiting", self._holds(taken).waiting(taken.order_key), taken.reference)
+        return Held("pending", taken.stream, f"{taken.event.seq}-0", self._agency.name)
