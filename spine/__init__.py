@@ -1,52 +1,110 @@
-"""The event backbone that lets many agents work as one system, on Redis Streams."""
+"""The event backbone that lets many agents work as one system, on Redis Streams.
 
-from spine.agent import Agent, on
-from spine.catalog.types import Catalog, EventType
-from spine.client import Spine
-from spine.coordination.handoff import Sequence
-from spine.coordination.routing import Decision, Router, confidence, field, rule
-from spine.delivery.retry import Retry
-from spine.errors import (
-    CoordinationError,
-    DecodeError,
-    EmbeddedServerError,
-    HandoffLimit,
-    HandoffLoop,
-    InvalidContext,
-    InvalidInput,
-    InvalidName,
-    InvalidPayload,
-    LateResponse,
-    LeaseLost,
-    Misconfigured,
-    MissingResponse,
-    NamespaceMismatch,
-    NoHandler,
-    NoRoute,
-    NotDurable,
-    ReducerFailed,
-    ReplayGap,
-    RequestCycle,
-    RequestError,
-    RequestFailed,
-    RequestTimeout,
-    ServerRefused,
-    ServerUnreachable,
-    SpineError,
-    StateConflict,
-    StateError,
-    StreamBlocked,
-    TooLarge,
-    Unavailable,
-    UnknownVersion,
-    UnsupportedServer,
-)
-from spine.events import Context, Draft, Durability, Event, Hop, Priority
-from spine.handling import Handling
-from spine.log.subscriptions import Subscription
-from spine.state import reduces
-from spine.timers import Scheduled
-from spine.worker import Worker, run
+Names are imported when they are first used: ``import spine`` and the command line stay quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spine.agent import Agent, on
+    from spine.catalog.types import Catalog, EventType
+    from spine.client import Spine
+    from spine.coordination.handoff import Sequence
+    from spine.coordination.routing import Decision, Router, confidence, field, rule
+    from spine.delivery.retry import Retry
+    from spine.errors import (
+        CoordinationError,
+        DecodeError,
+        EmbeddedServerError,
+        HandoffLimit,
+        HandoffLoop,
+        InvalidContext,
+        InvalidInput,
+        InvalidName,
+        InvalidPayload,
+        LateResponse,
+        LeaseLost,
+        Misconfigured,
+        MissingResponse,
+        NamespaceMismatch,
+        NoHandler,
+        NoRoute,
+        NotDurable,
+        ReducerFailed,
+        ReplayGap,
+        RequestCycle,
+        RequestError,
+        RequestFailed,
+        RequestTimeout,
+        ServerRefused,
+        ServerUnreachable,
+        SpineError,
+        StateConflict,
+        StateError,
+        StreamBlocked,
+        TooLarge,
+        Unavailable,
+        UnknownVersion,
+        UnsupportedServer,
+    )
+    from spine.events import Context, Draft, Durability, Event, Hop, Priority
+    from spine.handling import Handling
+    from spine.log.subscriptions import Subscription
+    from spine.state import reduces
+    from spine.timers import Scheduled
+    from spine.worker import Worker, run
+
+_HOMES = {
+    "spine.agent": ["Agent", "on"],
+    "spine.catalog.types": ["Catalog", "EventType"],
+    "spine.client": ["Spine"],
+    "spine.coordination.handoff": ["Sequence"],
+    "spine.coordination.routing": ["Decision", "Router", "confidence", "field", "rule"],
+    "spine.delivery.retry": ["Retry"],
+    "spine.errors": [
+        "CoordinationError",
+        "DecodeError",
+        "EmbeddedServerError",
+        "HandoffLimit",
+        "HandoffLoop",
+        "InvalidContext",
+        "InvalidInput",
+        "InvalidName",
+        "InvalidPayload",
+        "LateResponse",
+        "LeaseLost",
+        "Misconfigured",
+        "MissingResponse",
+        "NamespaceMismatch",
+        "NoHandler",
+        "NoRoute",
+        "NotDurable",
+        "ReducerFailed",
+        "ReplayGap",
+        "RequestCycle",
+        "RequestError",
+        "RequestFailed",
+        "RequestTimeout",
+        "ServerRefused",
+        "ServerUnreachable",
+        "SpineError",
+        "StateConflict",
+        "StateError",
+        "StreamBlocked",
+        "TooLarge",
+        "Unavailable",
+        "UnknownVersion",
+        "UnsupportedServer",
+    ],
+    "spine.events": ["Context", "Draft", "Durability", "Event", "Hop", "Priority"],
+    "spine.handling": ["Handling"],
+    "spine.log.subscriptions": ["Subscription"],
+    "spine.state": ["reduces"],
+    "spine.timers": ["Scheduled"],
+    "spine.worker": ["Worker", "run"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Agent",
@@ -107,3 +165,16 @@ __all__ = [
     "rule",
     "run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'spine' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
