@@ -19,7 +19,7 @@ from agents.display import say, show_result, shown
 from agents.feeder import feed, start_run
 from agents.progress import Progress
 from agents.verification import Verdict, expectations, judge, read_record
-from agents.workers import WorkerFailed, Workers
+from agents.workers import TEAM, WorkerFailed, Workers
 from spine import Spine, SpineError
 
 SHIPPED = Path(__file__).parent / "conversations"
@@ -68,6 +68,7 @@ async def run_team(options: Options) -> int:
         await forget(options)
     async with Spine(options.url, namespace=options.namespace, name="feeder") as spine:
         environment = {**options.environment, "CONVERSATIONS": str(options.conversations.resolve())}
+        say(f"starting {len(TEAM)} agents, worker processes each: {options.workers}")
         async with Workers(options.workers, environment, say) as workers:
             await workers.ready(spine)
             progress = await play(spine, material, options.rate)

@@ -1,7 +1,4 @@
-"""Verification: what the team did in a run, compared with what the data says must happen.
-
-`python -m agents.verification DIRECTORY` judges the newest run of the namespace.
-"""
+"""Verification: what the team did in a run, compared with what the data says must happen."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
