@@ -56,13 +56,25 @@ if TYPE_CHECKING:
     from spine.worker import Worker, run
 
 _HOMES = {
-    "spine.agent": ["Agent", "on"],
-    "spine.catalog.types": ["Catalog", "EventType"],
-    "spine.client": ["Spine"],
-    "spine.coordination.handoff": ["Sequence"],
-    "spine.coordination.routing": ["Decision", "Router", "confidence", "field", "rule"],
-    "spine.delivery.retry": ["Retry"],
-    "spine.errors": [
+    "spine.agent": (
+        "Agent",
+        "on",
+    ),
+    "spine.catalog.types": (
+        "Catalog",
+        "EventType",
+    ),
+    "spine.client": ("Spine",),
+    "spine.coordination.handoff": ("Sequence",),
+    "spine.coordination.routing": (
+        "Decision",
+        "Router",
+        "confidence",
+        "field",
+        "rule",
+    ),
+    "spine.delivery.retry": ("Retry",),
+    "spine.errors": (
         "CoordinationError",
         "DecodeError",
         "EmbeddedServerError",
@@ -96,13 +108,23 @@ _HOMES = {
         "Unavailable",
         "UnknownVersion",
         "UnsupportedServer",
-    ],
-    "spine.events": ["Context", "Draft", "Durability", "Event", "Hop", "Priority"],
-    "spine.handling": ["Handling"],
-    "spine.log.subscriptions": ["Subscription"],
-    "spine.state": ["reduces"],
-    "spine.timers": ["Scheduled"],
-    "spine.worker": ["Worker", "run"],
+    ),
+    "spine.events": (
+        "Context",
+        "Draft",
+        "Durability",
+        "Event",
+        "Hop",
+        "Priority",
+    ),
+    "spine.handling": ("Handling",),
+    "spine.log.subscriptions": ("Subscription",),
+    "spine.state": ("reduces",),
+    "spine.timers": ("Scheduled",),
+    "spine.worker": (
+        "Worker",
+        "run",
+    ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

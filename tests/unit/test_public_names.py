@@ -22,8 +22,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_importing_spine_imports_neither_the_command_line_nor_settings() -> None:
-    code = "import spine, sys; spine.Spine; spine.Agent; print(*(m for m in sys.modules if m in %r))" % (
-        ["typer", "rich", "pydantic_settings", "fakeredis", "uvloop"],
-    )
+    heavy = ("typer", "rich", "pydantic_settings", "fakeredis", "uvloop")
+    code = f"import spine, sys; spine.Spine; spine.Agent; print(*(name for name in {heavy} if name in sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert found == []
