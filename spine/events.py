@@ -197,7 +197,7 @@ def context_to_dict(context: Context) -> dict[str, Any]:
     fields = {name: getattr(context, name) for name in context.__struct_fields__}
     shown = {name: value for name, value in fields.items() if value != getattr(empty, name)}
     if context.reply_to is not None:
-        shown["reply_to"] = {"request": context.reply_to.request}
+        shown["reply_to"] = True  # that an answer is awaited; who knows the id could read it
     builtins: dict[str, Any] = msgspec.to_builtins(shown)
     return builtins
 
