@@ -210,7 +210,7 @@ class AgentEventBus:
         """Return the living subscriptions of all processes, of one type where given."""
         if event_type is None:
             return await self._subscribers.all()
-        return await self._subscribers.of(type_name(event_type), fresh=True)
+        return await self._subscribers.of(type_name(event_type))
 
     # --- emitting ---
 

@@ -74,7 +74,7 @@ class Emitter:
 
     async def somebody_answers(self, name: str) -> bool:
         """Tell whether anybody is subscribed to a type, or any agent handles it."""
-        return bool(await self._subscribers.of(name)) or bool(await self._spine.requests.handlers_of(name))
+        return await self._subscribers.any_of(name) or bool(await self._spine.requests.handlers_of(name))
 
     async def ask(self, prepared: Prepared, timeout: float, expect: int | None) -> tuple[str, Event[Any]]:
         """Store an event, wait for the response, and return the event's id and the response."""
@@ -86,7 +86,7 @@ class Emitter:
             return stored[0]
 
         requests = self._spine.requests
-        failures = Failures(lambda: self._subscribers.of(name, fresh=True), requests.handlers_of, name)
+        failures = Failures(lambda: self._subscribers.of(name), requests.handlers_of, name)
         waiting = requests.send(append, prepared, timeout_s=timeout, parts=failures, anybody=True)
         try:
             found = await failures.unless_all_failed(waiting)

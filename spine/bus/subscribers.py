@@ -53,6 +53,7 @@ class Subscribers:
         self._known: list[SubscriberInfo] = []
         self._known_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[list[SubscriberInfo]] | None = None
 
     async def add(self, event_type: str) -> str:
         """Show a subscription; return its id."""
@@ -73,10 +74,11 @@ class Subscribers:
 
     async def close(self) -> None:
         """Stop showing subscriptions."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks = [task for task in (self._task, self._looking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = self._looking = None
         if self._mine:
             members, self._mine = list(self._mine.values()), {}
             with contextlib.suppress(SpineError):
@@ -89,12 +91,19 @@ class Subscribers:
         self._known_at = time.monotonic()
         return self._known
 
-    async def of(self, event_type: str, *, fresh: bool = False) -> list[SubscriberInfo]:
-        """Return who is subscribed to a type; what was read less than a second ago is good enough if it is somebody."""
-        if not fresh and time.monotonic() - self._known_at < FRESH_S:
-            found = _matching(self._known, event_type)
-            if found:
-                return found
+    async def any_of(self, event_type: str) -> bool:
+        """Tell whether anybody is subscribed to a type; if so, what was read in the last second is good enough.
+
+        Callers that ask at the same time share one look, and go on in the order in which they asked.
+        """
+        if time.monotonic() - self._known_at < FRESH_S and _matching(self._known, event_type):
+            return True
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self.all(), name="spine-bus-look")
+        return bool(_matching(await asyncio.shield(self._looking), event_type))
+
+    async def of(self, event_type: str) -> list[SubscriberInfo]:
+        """Return who is subscribed to a type now."""
         return _matching(await self.all(), event_type)
 
     async def _beat(self) -> None:
