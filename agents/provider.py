@@ -1,7 +1,6 @@
 """Provider: a stand-in for the booking service outside, and the only agent that may look at outcomes."""
 
 import os
-from functools import cached_property
 from pathlib import Path
 
 from agents.dialogue import load_schema
@@ -17,18 +16,20 @@ class Provider(Agent[None]):
 
     name = "provider"
 
-    @cached_property
-    def refused(self) -> set[Place]:
-        """The bookings that fail."""
-        if not (directory := os.environ.get("CONVERSATIONS")):
-            return set()
-        outcomes = load_outcomes(Path(directory), load_schema(Path(directory)))
-        return {_place(outcome.booking) for known in outcomes.values() for outcome in known if not outcome.booked}
+    def __init__(self) -> None:
+        directory = os.environ.get("CONVERSATIONS")
+        self.refused = refused(Path(directory)) if directory else set()
 
     @on("provider.book")
     async def book(self, event: Event[Booking], ctx: Handling) -> None:
         """Book, or say that it cannot be done."""
         await ctx.reply(Answer(booked=_place(event.payload) not in self.refused))
+
+
+def refused(directory: Path) -> set[Place]:
+    """The bookings that fail, by the data of a directory."""
+    outcomes = load_outcomes(directory, load_schema(directory)).values()
+    return {_place(outcome.booking) for known in outcomes for outcome in known if not outcome.booked}
 
 
 def _place(booking: Booking) -> Place:
