@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from spine.agent import Agent, on
     from spine.catalog.types import Catalog, EventType
     from spine.client import Spine
+    from spine.coordination.answers import Answer, Answers, best, collect, majority
     from spine.coordination.handoff import Sequence
     from spine.coordination.routing import Decision, Router, confidence, field, rule
     from spine.delivery.retry import Retry
@@ -65,6 +66,13 @@ _HOMES = {
         "EventType",
     ),
     "spine.client": ("Spine",),
+    "spine.coordination.answers": (
+        "Answer",
+        "Answers",
+        "best",
+        "collect",
+        "majority",
+    ),
     "spine.coordination.handoff": ("Sequence",),
     "spine.coordination.routing": (
         "Decision",
@@ -130,6 +138,8 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Agent",
+    "Answer",
+    "Answers",
     "Catalog",
     "Context",
     "CoordinationError",
@@ -180,8 +190,11 @@ __all__ = [
     "UnknownVersion",
     "UnsupportedServer",
     "Worker",
+    "best",
+    "collect",
     "confidence",
     "field",
+    "majority",
     "on",
     "reduces",
     "rule",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -14,6 +14,8 @@ from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType
 from spine.codec import DEFAULT_MAX_BYTES
 from spine.connection import PATIENCE_S, Server
+from spine.coordination.answers import Answer, Answers, Reducer
+from spine.coordination.fanout import Asker, Items, Question, fan_out, fan_out_stream, with_correlation
 from spine.delivery.commits import Committer
 from spine.delivery.leases import WorkerInfo, survey
 from spine.errors import InvalidInput
@@ -210,8 +212,39 @@ class Spine:
         Raises `NoHandler`, `RequestTimeout`, `RequestFailed`, or what `publish` raises.
         """
         draft = Draft(type, payload if payload is not None else {}, key, context, priority, to)
+        return await self.request_draft(draft, timeout=timeout, request_id=request_id)
+
+    async def request_draft(self, draft: Draft, *, timeout: float, request_id: str | None = None) -> Event[Any]:
+        """Publish `draft` as a request and return the answer; see `request`."""
         prepared = self._prepare_request(draft, request_id or new_request_id(), timeout)
         return await self.requests.send(self._append_request, prepared, timeout_s=timeout)
+
+    def fan_out(
+        self,
+        type: str,
+        items: Items,
+        *,
+        reducer: Reducer | None = None,
+        context: Context | None = None,
+        **options: Any,
+    ) -> Awaitable[Answers]:
+        """Ask many at once; return what they answered and who did not. Options as for `Handling.fan_out`."""
+        asker, context = self._asker(context)
+        return fan_out(asker, type, items, reducer=reducer, context=context, **options)
+
+    def fan_out_stream(
+        self, type: str, items: Items, *, context: Context | None = None, **options: Any
+    ) -> AsyncGenerator[Answer, None]:
+        """Ask many at once and yield each `Answer` as it comes, until enough have."""
+        asker, context = self._asker(context)
+        return fan_out_stream(asker, type, items, context=context, **options)
+
+    def _asker(self, context: Context | None) -> tuple[Asker, Context]:
+        def send(question: Question, timeout_s: float) -> Awaitable[Event[Any]]:
+            return self.request_draft(question.draft, timeout=timeout_s)
+
+        context = with_correlation(context, self.drafts.new_id)
+        return Asker(context.session_id or context.correlation, send), context
 
     async def request_stream(
         self,

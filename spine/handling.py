@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,11 +15,23 @@ from pydantic import BaseModel
 from spine.catalog.types import EventType
 from spine.codec import normalise_payload
 from spine.connection import Server
+from spine.coordination.answers import Answer, Answers, Reducer
+from spine.coordination.fanout import Asker, Items, Question, fan_out, fan_out_stream
 from spine.delivery.hand import Taken
 from spine.errors import InvalidInput, NoHandler
 from spine.events import Context, Draft, Event, Payload, Priority, ReplyTo, from_ms
 from spine.log.drafts import Completed, Drafts, Prepared, Write
-from spine.requests import Requests, answer, part, seconds_until, stable_request_id, waiting_name
+from spine.requests import (
+    FAILED,
+    EarlierExpired,
+    EarlierFailed,
+    Requests,
+    answer,
+    part,
+    seconds_until,
+    stable_request_id,
+    waiting_name,
+)
 from spine.sessions import Session, SessionState, session_update
 from spine.steps import Steps
 from spine.timers import Scheduled, due_ms, schedule_writes
@@ -59,8 +72,11 @@ class Host(Protocol):
     async def write_now(self, taken: Taken, writes: tuple[Write, ...]) -> None:
         """Write at once, if the lease still holds."""
 
-    def waits(self) -> AbstractAsyncContextManager[None]:
-        """Give up the concurrency slot while the handler waits for others."""
+    def release_slot(self, taken: Taken) -> None:
+        """Give up the concurrency slot: the handler waits for others."""
+
+    async def regain_slot(self, taken: Taken) -> None:
+        """Return when the handler has a slot again; at once when it is being cancelled."""
 
     async def state_at(self, key: str, seq: int) -> Any:
         """Return the state of a key at a seq."""
@@ -113,6 +129,7 @@ class Handling:
         self._child: Context | None = None
         self._calls: dict[str, int] = {}
         self._parts = 0
+        self._waits = 0
 
     @property
     def received(self) -> Event[Any]:
@@ -302,7 +319,7 @@ class Handling:
 
         For calls to the outside that cost money or must not be repeated. The result must be storable like a payload.
         """
-        return await self.steps.run(self._unique(name), function, *args, **kwargs)
+        return await self.steps.run(self.unique(name), function, *args, **kwargs)
 
     async def request(
         self,
@@ -324,34 +341,91 @@ class Handling:
 
     async def request_draft(self, draft: Draft, *, timeout: float, call: str | None = None) -> Event[Any]:
         """Send `draft` as a request; `call` names it among the calls of this handler (its type where left out)."""
-        event = self._taken.event
-        place = self._unique(call or f"request {draft.to or draft.name}")
-        request_id = stable_request_id(self._host.server.keys.namespace, event.seq, self.agent, place)
+        call = self.unique(call or f"request {draft.to or draft.name}")
+        async with self.waiting():
+            return await self.ask(draft, timeout=timeout, call=call)
+
+    async def ask(self, draft: Draft, *, timeout: float, call: str) -> Event[Any]:
+        """Send `draft` as the request `call`, a name of its own; the concurrency slot stays.
+
+        In a later attempt the answer to the earlier request is returned or waited for. Where that one failed or came
+        too late, it is asked anew.
+        """
+        again = self.attempt > 1 or self._taken.suspect or self._taken.interrupted or self._taken.redriven
+        for number in itertools.count():
+            name = call if number == 0 else f"{call}#{number}"
+            request_id = stable_request_id(self._host.server.keys.namespace, self.received.seq, self.agent, name)
+            try:
+                return await self._ask_once(draft, request_id, timeout, again)
+            except (EarlierFailed, EarlierExpired):
+                continue
+        raise AssertionError("unreachable")
+
+    async def _ask_once(self, draft: Draft, request_id: str, timeout: float, again: bool) -> Event[Any]:
+        requests, event = self._host.requests, self.received
         left = seconds_until(self.context.deadline, self._host.server.now_ms())
         seconds = timeout if left is None else min(timeout, left)
-        waiting = (*self._taken.event.context.waiting, waiting_name(self.agent, event.key))
-        completed = self._host.requests.completing(request_id, seconds, waiting)
+        waiting = (*event.context.waiting, waiting_name(self.agent, event.key))
+        completed = requests.completing(request_id, seconds, waiting)
         prepared = self._prepare(msgspec.structs.replace(draft, dedupe_key=request_id), self.child_context, completed)
-        if self.attempt > 1 or self._taken.suspect or self._taken.interrupted or self._taken.redriven:
-            known = await self._host.requests.read_reply(request_id, prepared.partition)
+        prepared.dedupe_ms = requests.remembered_ms(seconds)
+        if again:
+            known = await requests.read_reply(request_id, prepared.partition)
+            if known is not None and known.type == FAILED:
+                raise EarlierFailed
             if known is not None:
                 return known
-        async with self._host.waits():
-            return await self._host.requests.send(
-                lambda ready: self._host.append_now(ready, True), prepared, timeout_s=seconds, waiting=waiting
-            )
 
-    def fan_out(self, type: str, items: Any, **options: Any) -> Awaitable[Any]:
-        """Ask many at once and gather the answers; see `spine.coordination.fanout`."""
-        from spine.coordination.fanout import fan_out
+        async def append(ready: Prepared) -> Event[Any]:
+            stored = await self._host.append_now(ready, True)
+            if stored.id != ready.envelope.id and seconds_until(stored.context.deadline, stored_now()) == 0.0:
+                raise EarlierExpired
+            return stored
 
-        return fan_out(self, type, items, **options)
+        stored_now = self._host.server.now_ms
+        return await requests.send(append, prepared, timeout_s=seconds, waiting=waiting)
 
-    def fan_out_stream(self, type: str, items: Any, **options: Any) -> AsyncGenerator[Any, None]:
-        """Ask many at once and yield the answers as they come; see `spine.coordination.fanout`."""
-        from spine.coordination.fanout import fan_out_stream
+    @asynccontextmanager
+    async def waiting(self) -> AsyncGenerator[None, None]:
+        """Give up the concurrency slot inside the block, once however many wait at the same time."""
+        self._waits += 1
+        if self._waits == 1:
+            self._host.release_slot(self._taken)
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            if self._waits == 0:
+                await self._host.regain_slot(self._taken)
 
-        return fan_out_stream(self, type, items, **options)
+    def fan_out(self, type: str, items: Items, *, reducer: Reducer | None = None, **options: Any) -> Awaitable[Answers]:
+        """Ask many at once; return what they answered, who did not, and what `reducer` makes of it.
+
+        Args:
+            type: of the requests.
+            items: their payloads; or one payload for several agents.
+            reducer: makes one value of the answers: ``collect`` (the payloads), ``best(by=…)``, ``majority(by=…)``, or
+                a function of your own that takes a list of `Answer`.
+            options: ``to`` (an agent, or several for one payload), ``quorum`` (so many answers are enough), ``first``
+                (``True``, or a function of an `Answer`: one that pleases it is enough), ``timeout`` in seconds, ``key``
+                (text, or a function of the item; each item has a key of its own where it is left out), ``priority``.
+
+        Goes out at once. After a crash the answers that came are found again: give the items in the same order in
+        every attempt. The concurrency slot is given up meanwhile.
+        """
+        return fan_out(self._asker(type), type, items, reducer=reducer, **options)
+
+    def fan_out_stream(self, type: str, items: Items, **options: Any) -> AsyncGenerator[Answer, None]:
+        """Ask many at once and yield each `Answer` as it comes, until enough have; options as for `fan_out`."""
+        return fan_out_stream(self._asker(type), type, items, **options)
+
+    def _asker(self, type: str) -> Asker:
+        name = self.unique(f"fan-out {type}")
+
+        def send(question: Question, timeout_s: float) -> Awaitable[Event[Any]]:
+            return self.ask(question.draft, timeout=timeout_s, call=f"{name}/{question.place}")
+
+        return Asker(self.received.key, send, self.waiting)
 
     async def state_at(self, seq: int) -> Any:
         """Return the agent's state of this key at `seq`, folded from the log."""
@@ -377,7 +451,7 @@ class Handling:
         self._child = self.child_context.replace(session=values, session_seq=self.session.seq, session_id=session_id)
         return DONE
 
-    def _unique(self, name: str) -> str:
+    def unique(self, name: str) -> str:
         """Return `name` with its place among the calls of that name, the same in every attempt."""
         count = self._calls[name] = self._calls.get(name, 0) + 1
         return f"{name}/{count}"

@@ -27,6 +27,14 @@ REPLY_TTL_MS = 300_000
 FAILED = "spine.request.failed"
 
 
+class EarlierFailed(Exception):
+    """This very request failed before: it has to be asked anew."""
+
+
+class EarlierExpired(Exception):
+    """This very request was asked before, and its time is over: it has to be asked anew."""
+
+
 class _Waiter(msgspec.Struct, eq=False):
     """Somebody waits for the answer to one request; `parts` hears of each part, `final` of the last."""
 
@@ -63,6 +71,10 @@ class Requests:
             )
 
         return complete
+
+    def remembered_ms(self, timeout_s: float) -> int:
+        """Return how long a request is remembered, so that a retry finds it: as long as its answer can be read."""
+        return round(timeout_s * 1000) + REPLY_TTL_MS
 
     async def send(
         self,

@@ -17,6 +17,8 @@ from spine.events import Context, Draft, Event, Priority, from_ms
 from spine.keys import Keys, partition_of
 from spine.names import check_agent_name, check_key, check_type
 
+DEDUPE_WINDOW_MS = 24 * 3_600_000
+
 
 class Write(msgspec.Struct, frozen=True, gc=False):
     """A plain write that goes with an append or a commit: all or nothing with it.
@@ -46,7 +48,10 @@ Completed = Callable[[Context, int], Context]
 
 
 class Prepared(msgspec.Struct, gc=False):
-    """An event ready to be appended; only its seq and time are missing."""
+    """An event ready to be appended; only its seq and time are missing.
+
+    Its `dedupe_key`, where it has one, is remembered for `dedupe_ms`.
+    """
 
     envelope: Envelope
     topic: str
@@ -54,6 +59,7 @@ class Prepared(msgspec.Struct, gc=False):
     partition: int
     data: bytes
     dedupe_key: str | None = None
+    dedupe_ms: int = DEDUPE_WINDOW_MS
 
     def stored(self, seq: int, ts_ms: int) -> Event[Any]:
         """Return the event as it stands in the log."""

@@ -36,7 +36,6 @@ MAX_BYTES_A_CALL = 2 * 1024 * 1024
 MAX_EVENTS_A_BATCH = 10_000
 MAX_BYTES_A_BATCH = 32 * 1024 * 1024
 BATCH_MEMORY_MS = 3_600_000
-DEDUPE_WINDOW_MS = 24 * 3_600_000
 DURABILITY_TIMEOUT_MS = 5_000
 APPEND_TIMEOUT_S = 5.0
 
@@ -170,7 +169,7 @@ class Publisher:
         for place, event in enumerate(prepared, 1):
             if event.dedupe_key is not None:
                 dedupe_count += 1
-                dedupes += (place, call.place(self._server.keys.dedupe(event.dedupe_key)), DEDUPE_WINDOW_MS)
+                dedupes += (place, call.place(self._server.keys.dedupe(event.dedupe_key)), event.dedupe_ms)
         writes: list[Write] = []
         before = 0
         for group in groups:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Awaitable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +49,7 @@ class Agency:
         held: the held keys.
         paused: nothing is taken and nothing begins.
         stopping: the same, for good.
+        waiting: handlers that wait for others, and so have given up their slot.
         changed: set when something ended that a hand-over may wait for.
     """
 
@@ -71,6 +71,7 @@ class Agency:
         self.paused = False
         self.stopping = False
         self.changed = asyncio.Event()
+        self.waiting = 0
         self.intake = Intake(self)
         self.outcomes = Outcomes(self, self._go_on)
         self.held = HeldKeys(
@@ -85,6 +86,7 @@ class Agency:
         self._sessions: dict[str, SessionState] = {}
         self._cancelled: dict[str, int] = {}
         self._suspects = asyncio.Lock()
+        self._alone_now = 0
         self._background: set[asyncio.Task[Any]] = set()
 
     # --- life ---
@@ -230,13 +232,19 @@ class Agency:
     async def _alone(self, attempt: Attempt) -> None:
         """Events that were at work when a worker died run one at a time, so that the killer is found."""
         if self._suspects.locked():
-            async with self.waits():
+            async with self._slots.waits():
                 await self._suspects.acquire()
         else:
             await self._suspects.acquire()
+        self._alone_now = attempt.seq
         try:
             await attempt.run()
         finally:
+            self._not_alone(attempt.seq)
+
+    def _not_alone(self, seq: int) -> None:
+        if self._alone_now == seq:
+            self._alone_now = 0
             self._suspects.release()
 
     async def prepare(self, taken: list[Taken]) -> None:
@@ -324,9 +332,18 @@ class Agency:
 
     # --- what a handler needs ---
 
-    def waits(self) -> AbstractAsyncContextManager[None]:
-        """Give up the concurrency slot while the handler waits for others."""
-        return self._slots.waits()
+    def release_slot(self, taken: Taken) -> None:
+        """Give up the concurrency slot: the handler waits for others, and none of them may have to wait for it."""
+        self.waiting += 1
+        self._not_alone(taken.event.seq)
+        self._slots.release()
+        self.intake.go_on()
+
+    async def regain_slot(self, taken: Taken) -> None:
+        """Return when the handler has a slot again; at once when it is being cancelled."""
+        self.waiting -= 1
+        running = self._running.get(taken.event.seq)
+        await self._slots.regain(at_once=running is None or running.reason is not None)
 
     async def state_at(self, key: str, seq: int) -> Any:
         """Return the state of a key at a seq."""

@@ -72,11 +72,12 @@ class WorkerDied(SpineError):
 
 
 class Attempt:
-    """One attempt; `run` never raises, but for being cancelled from outside."""
+    """One attempt to handle the event `seq`; `run` never raises, but for being cancelled from outside."""
 
     def __init__(self, agency: Agency, taken: Taken, task: asyncio.Task[Any]) -> None:
         self._task = task
         self._agency = agency
+        self.seq = taken.event.seq
         self._taken = taken
         self._event: Event[Any] = taken.event
         self._spec: HandlerSpec | None = None

@@ -116,7 +116,8 @@ class Intake:
 
     def go_on(self) -> None:
         """Something was committed: look whether there is room for more."""
-        runs_dry = self._hand.size <= self._agency.agent.prefetch // 2 or not self._hand.has_ready()
+        at_work = self._hand.size - self._agency.waiting
+        runs_dry = at_work <= self._agency.agent.prefetch // 2 or not self._hand.has_ready()
         if self._recover or (runs_dry and any(p.has_news for p in self._agency.partitions.values())):
             self._wake.set()
 
@@ -146,7 +147,9 @@ class Intake:
     def _room(self) -> int:
         if self._hand.bytes > HAND_BYTES:
             return 0
-        return self._agency.agent.prefetch - self._hand.size - self._agency.outcomes.passing
+        prefetch = self._agency.agent.prefetch
+        # Handlers that wait for others make room, up to a limit: what they wait for may have to come here.
+        return prefetch + min(self._agency.waiting, prefetch) - self._hand.size - self._agency.outcomes.passing
 
     def _may_take(self, partition: Partition) -> bool:
         return partition.opened and not partition.draining and partition.number not in self._recover

@@ -64,27 +64,43 @@ class Slots:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    @asynccontextmanager
-    async def waits(self) -> AsyncIterator[None]:
-        """Give up the slot of the calling task inside the block; on leaving wait until one is free again."""
+    def release(self) -> None:
+        """Give up the slot of a handler that waits for others."""
         self.active -= 1
         self._pass_on()
+
+    async def regain(self, *, at_once: bool = False) -> None:
+        """Return when there is a slot for a handler that waited; `at_once` for one that is about to end.
+
+        A slot that becomes free is handed over: who waited longest has it before new work begins.
+        """
+        if at_once or self._closed or (self.active < self.limit and not self._returning):
+            self.active += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._returning.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self.active += 1
+            raise
+
+    @asynccontextmanager
+    async def waits(self) -> AsyncIterator[None]:
+        """Give up the slot inside the block."""
+        self.release()
         try:
             yield
         finally:
-            try:
-                while self.active >= self.limit:
-                    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                    self._returning.append(turn)
-                    await turn
-            finally:
-                self.active += 1
+            await self.regain()
 
     def _pass_on(self) -> None:
-        """A slot is free: whoever comes back from waiting goes first, then new work."""
-        while self._returning:
+        """A slot is free: whoever comes back from waiting gets it, else new work."""
+        while self._returning and self.active < self.limit:
             turn = self._returning.popleft()
             if not turn.done():
+                self.active += 1
                 turn.set_result(None)
                 return
         self.wake()

@@ -1,0 +1,39 @@
+"""What a test sees of the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis.asyncio
+
+from spine import Event, Spine
+from spine.testing.waiting import wait_until
+
+
+async def events_of(spine: Spine, *types: str) -> list[Event[Any]]:
+    """Return every event of `types` that is in the log."""
+    return [event async for event in spine.replay(types=types)]
+
+
+async def wait_for_events(spine: Spine, count: int, *types: str, timeout: float = 20) -> list[Event[Any]]:
+    """Wait until the log holds `count` events of `types`; return them all."""
+
+    async def there() -> list[Event[Any]]:
+        found = await events_of(spine, *types)
+        return found if len(found) >= count else []
+
+    return await wait_until(there, timeout, f"{count} events of {types}")
+
+
+async def nothing_left_to_do(spine: Spine, raw: redis.asyncio.Redis) -> None:
+    """Wait until no consumer group of the namespace has anything pending or unread."""
+
+    async def idle() -> bool:
+        async for key in raw.scan_iter(match=f"{spine.server.keys.prefix}log:*", count=1000):
+            for group in await raw.xinfo_groups(key):
+                info = await raw.xinfo_stream(key)
+                if group["pending"] or group["last-delivered-id"] != info["last-generated-id"]:
+                    return False
+        return True
+
+    await wait_until(idle, 20, "every event handled")
