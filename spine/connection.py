@@ -302,7 +302,7 @@ class Server:
             await connection.disconnect(nowait=True)
             if isinstance(error, AuthenticationError | NoPermissionError):
                 raise ServerRefused(f"{redacted(self.url)} refused the login: {error}") from error
-            reason = str(error) or "no answer"
+            reason = str(error).rstrip(".") or "no answer"
             raise ServerUnreachable(
                 f"no Redis at {redacted(self.url)}: {reason}. Nothing was stored. Start it, or check the URL."
             ) from error
