@@ -138,7 +138,7 @@ def main(
     url: Annotated[
         str | None, typer.Option(envvar="SPINE_URL", help="The server; the embedded one where left out.")
     ] = None,
-    namespace: Annotated[str, typer.Option(envvar="SPINE_NAMESPACE", help="Where in the server.")] = "team",
+    namespace: Annotated[str, typer.Option(envvar="SPINE_NAMESPACE", help="Where in the server.")] = "default",
     fresh: Annotated[bool, typer.Option(envvar="FRESH", help="Forget all earlier runs first.")] = False,
     workers: Annotated[int, typer.Option(envvar="WORKERS", min=1, help="Worker processes of each agent.")] = 1,
     rate: Annotated[
