@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from pydantic import BaseModel
 
 from spine.catalog.types import EventType
 from spine.codec import normalise_payload
@@ -88,7 +87,6 @@ class Handling:
     Attributes:
         event: the event.
         context: its context; its session is the newest unless the handler asked for ``stale="handle"``.
-        state: the agent's state of the event's key, the event folded in; read only.
         session: the session, read like a dict and changed with ``session.update(...)``.
         attempt: number of this attempt, from 1.
         redriven: the event comes back from the dead letters.
@@ -101,7 +99,7 @@ class Handling:
         host: Host,
         taken: Taken,
         event: Event[Any],
-        state: BaseModel | None,
+        state: Callable[[], Any] | None,
         session: SessionState,
         *,
         refresh: bool,
@@ -109,7 +107,8 @@ class Handling:
         self._host = host
         self._taken = taken
         self.event = event
-        self.state: Any = state
+        self._state = state
+        self._state_copy: Any = None
         self.attempt = taken.attempt
         self.redriven = taken.redriven
         self.agent = host.name
@@ -142,6 +141,13 @@ class Handling:
         if self._session is None:
             self._session = Session(self._session_state, self._change_session)
         return self._session
+
+    @property
+    def state(self) -> Any:
+        """The agent's state of the event's key, the event folded in; a copy: changes to it are lost."""
+        if self._state_copy is None and self._state is not None:
+            self._state_copy = self._state()
+        return self._state_copy
 
     @property
     def spine(self) -> Spine:

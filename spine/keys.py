@@ -81,6 +81,15 @@ class Keys:
         """List: ``seq:stream:partition`` of every event of one correlation whose key is another word."""
         return f"{self.prefix}corr:{correlation}"
 
+    @cached_property
+    def floors(self) -> str:
+        """Hash: partition → seq up to which its events were trimmed away."""
+        return self.prefix + "floors"
+
+    def gone(self, partition: int) -> str:
+        """Hash: key → the last seq trimmed away of each of its streams, ``seq:stream`` joined by commas."""
+        return f"{self.prefix}gone:{partition}"
+
     def producer(self, producer: str) -> str:
         """String with TTL: the last batch of a producer and its result."""
         return f"{self.prefix}prod:{producer}"

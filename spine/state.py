@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import re
 import zlib
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from spine.catalog.types import EventType
 from spine.declarations import check_patterns, find, marked, names_around, payload_model, state_model
@@ -16,6 +19,7 @@ from spine.errors import InvalidInput, ReducerFailed
 from spine.events import Event
 from spine.names import check_agent_name
 
+_VERSION = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 StateT = TypeVar("StateT")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,9 +36,12 @@ def reduces(*types: str | type[EventType]) -> Callable[[Function], Function]:
     """Declare a method to be the reducer of `types`: it takes the state and an event, and returns the new state.
 
     A reducer is pure: no I/O, no clock, no randomness, and it changes nothing but what it returns.
+    ``spine replay module:Agent --verify`` finds one that is not.
     """
 
     def mark(function: Function) -> Function:
+        if inspect.iscoroutinefunction(function):
+            raise InvalidInput(f"{function.__qualname__}: a reducer does no I/O, so it is a plain def")
         function.__spine_reduces__ = check_patterns(types)  # type: ignore[attr-defined]
         return function
 
@@ -47,12 +54,18 @@ class Reducing(Generic[StateT]):
     Attributes:
         name: unique in the namespace.
         version: change it when the reducers change: state is kept per version and rebuilt from the log.
+        snapshot_events: a state is kept for time travel after each so many events folded into it; ``None`` for never.
+        snapshot_s: the same after each so many seconds, by the times of the events.
     """
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
+    snapshot_events: ClassVar[int | None] = None
+    snapshot_s: ClassVar[float | None] = None
     state_model: ClassVar[type[BaseModel] | None] = None
     reducers: ClassVar[tuple[ReducerSpec, ...]] = ()
+    _specs: ClassVar[dict[str, ReducerSpec | None]] = {}
+    _itself: ClassVar[Any] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -62,60 +75,209 @@ class Reducing(Generic[StateT]):
             ReducerSpec(patterns=function.__spine_reduces__, function=function, model=payload_model(function, names))
             for function in marked(cls, "__spine_reduces__")
         )
+        cls._specs = {}
+        cls._itself = cls.__new__(cls)  # what reducers see as self; they may not keep anything in it
         if cls.reducers and cls.state_model is None:
             raise InvalidInput(
                 f"{cls.__name__} has reducers but no state: derive from {cls.__bases__[0].__name__}[Model]"
             )
+        if cls.reducers:
+            with contextlib.suppress(PydanticUserError):  # it names a model that is not defined yet
+                cls.initial()
         if "name" in cls.__dict__:
             check_agent_name(cls.name)
+        if not _VERSION.fullmatch(cls.version):
+            raise InvalidInput(f"{cls.__name__}: version {cls.version!r} is not 1 to 64 of A-Z a-z 0-9 . _ + -")
+
+    @classmethod
+    def migrate(cls, version: str, state: dict[str, Any]) -> StateT:
+        """Return this version's state for what an earlier `version` stored, where its events are trimmed away.
+
+        Override it to be able to. It is pure like a reducer, and is not asked while the log still has every event.
+        """
+        raise NotImplementedError
 
     @classmethod
     def reducer_of(cls, event_type: str) -> ReducerSpec | None:
         """Return the reducer for a type; an exact name goes before a pattern."""
-        return find(cls.reducers, event_type)
+        try:
+            return cls._specs[event_type]
+        except KeyError:
+            spec = cls._specs[event_type] = find(cls.reducers, event_type)
+            return spec
+
+    @classmethod
+    def reducer_for(cls, event: Event[Any]) -> ReducerSpec | None:
+        """Return the reducer for an event, ``None`` when it is no part of the fold.
+
+        What was sent to an agent's inbox is folded by that agent alone.
+        """
+        if event.topic != event.type and event.topic != f"@{cls.name}":
+            return None
+        return cls.reducer_of(event.type)
+
+    @classmethod
+    def may_fold(cls, topic: str) -> bool:
+        """Tell whether a topic may hold events of the fold."""
+        return topic == f"@{cls.name}" or cls.reducer_of(topic) is not None
+
+    @classmethod
+    def initial(cls) -> BaseModel:
+        """Return the state before the first event. Raises `InvalidInput` when the model has no such state."""
+        if cls.state_model is None:
+            raise InvalidInput(f"{cls.__name__} has no state: derive from {cls.__bases__[0].__name__}[Model]")
+        try:
+            return cls.state_model()
+        except ValidationError as error:
+            raise InvalidInput(
+                f"{cls.state_model.__name__} cannot be the state of {cls.__name__}: before the first event there are "
+                f"only its defaults, and {error.errors()[0]['loc'][0]!r} has none"
+            ) from error
 
 
-def fold_one(agent: type[Reducing[Any]], state: Any, event: Event[Any]) -> Any:
-    """Return the state after `event`; the same state where no reducer is declared for its type.
+def fold_one(kind: type[Reducing[Any]], state: Any, event: Event[Any]) -> Any:
+    """Return the state after `event`; the same state where the event is no part of the fold.
 
     Raises `ReducerFailed` when the reducer raises or returns something else than a state.
     """
-    spec = agent.reducer_of(event.type)
-    if spec is None:
-        return state
+    spec = kind.reducer_for(event)
+    return state if spec is None else reduced(kind, spec, state, event)
+
+
+def reduced(kind: type[Reducing[Any]], spec: ReducerSpec, state: Any, event: Event[Any]) -> Any:
+    """Return what a reducer makes of a state and an event. Raises `ReducerFailed`."""
     try:
         if spec.model is not None:
             event = event.with_payload(spec.model.model_validate(event.payload))
-        result = spec.function(_instance(agent), state, event)
+        result = spec.function(kind._itself, state, event)
     except Exception as error:
         raise ReducerFailed(
-            f"{agent.name}.{spec.function.__name__} raised on event {event.seq} ({event.type}) of key {event.key!r}: "
+            f"{kind.name}.{spec.function.__name__} raised on event {event.seq} ({event.type}) of key {event.key!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if agent.state_model is not None and not isinstance(result, agent.state_model):
+    if not isinstance(result, kind.state_model or BaseModel):
         raise ReducerFailed(
-            f"{agent.name}.{spec.function.__name__} returned {type(result).__name__} on event {event.seq}, not a "
-            f"{agent.state_model.__name__}"
+            f"{kind.name}.{spec.function.__name__} returned {type(result).__name__} on event {event.seq}, not a "
+            f"{kind.state_model.__name__ if kind.state_model else 'state'}"
         )
     return result
 
 
-@cache
-def _instance(agent: type[Reducing[Any]]) -> Reducing[Any]:
-    """Return the object that reducers see as ``self``; they may not keep anything in it."""
-    return agent.__new__(agent)
+class Cell(msgspec.Struct, weakref=True, eq=False):
+    """A state, and how far it is folded.
+
+    Attributes:
+        state: folded over every event up to `seq`.
+        seq: see there.
+        events: how many events were folded into it.
+        ts_ms: time of the last of these.
+        stored_events: how many of them are in the stored state.
+        snapshot_due: it is to be kept as a snapshot when it is stored next.
+        contiguous: no event was handled that is not in it: the next in order may be folded without asking the log.
+    """
+
+    state: Any
+    seq: int = 0
+    events: int = 0
+    ts_ms: int = 0
+    stored_events: int = 0
+    snapshot_due: bool = False
+    contiguous: bool = False
+    _body: bytes | None = None
+
+    def fold(self, kind: type[Reducing[Any]], event: Event[Any]) -> None:
+        """Take the next event into the state. Raises `ReducerFailed`; the state is then as it was before."""
+        spec = kind.reducer_for(event)
+        if spec is not None:
+            self.state = reduced(kind, spec, self.state, event)
+            self._body = None
+            self.snapshot_due = self.snapshot_due or _crosses(kind, self, event.ts_ms)
+            self.events += 1
+            self.ts_ms = event.ts_ms
+        self.seq = event.seq
+
+    @property
+    def body(self) -> bytes:
+        """The state as canonical JSON."""
+        if self._body is None:
+            self._body = canonical(self.state)
+        return self._body
+
+    def copier(self) -> Callable[[], Any]:
+        """Return what makes copies of the state as it is now."""
+        return partial(type(self.state).model_validate_json, self.body)
+
+    def encode(self) -> bytes:
+        """Return what is stored: ``seq checksum events ts_ms`` and the state."""
+        rest = b"%d %d " % (self.events, self.ts_ms) + self.body
+        return b"%d %d " % (self.seq, _checksum(self.seq, rest)) + rest
+
+    @classmethod
+    def decode(cls, model: type[BaseModel], raw: bytes) -> Cell:
+        """Return the cell stored as `raw`. Raises `ValueError` when it is damaged."""
+        seq, events, ts_ms, body = split_stored(raw)
+        try:
+            return cls(model.model_validate_json(body), seq, events, ts_ms, events, _body=body)
+        except ValidationError as error:
+            raise ValueError(f"not a {model.__name__}: {error}") from error
+
+
+def split_stored(raw: bytes) -> tuple[int, int, int, bytes]:
+    """Return (seq, events, ts_ms, JSON of the state) stored as `raw`. Raises `ValueError` when it is damaged."""
+    seq, checksum, rest = raw.split(b" ", 2)
+    if _checksum(int(seq), rest) != int(checksum):
+        raise ValueError("wrong checksum")
+    events, ts_ms, body = rest.split(b" ", 2)
+    return int(seq), int(events), int(ts_ms), body
+
+
+def _checksum(seq: int, rest: bytes) -> int:
+    return zlib.crc32(rest, seq & 0xFFFFFFFF)
+
+
+def _crosses(kind: type[Reducing[Any]], before: Cell, ts_ms: int) -> bool:
+    """Tell whether the next event, of time `ts_ms`, is one after which a snapshot is kept.
+
+    Decided by the events alone, so that a rebuilt state leaves snapshots at the same places.
+    """
+    every, seconds = kind.snapshot_events, kind.snapshot_s
+    if every and (before.events + 1) % every == 0:
+        return True
+    return bool(seconds and before.events and before.ts_ms // (seconds * 1000) != ts_ms // (seconds * 1000))
 
 
 def canonical(state: BaseModel) -> bytes:
     """Return `state` as JSON that is the same in every process: a set is dumped sorted."""
     if not _holds_sets(type(state)):
-        return state.model_dump_json().encode()
+        return state.__pydantic_serializer__.to_json(state)
     return msgspec.json.encode(_sorted(state.model_dump(mode="python"), state.model_dump(mode="json")))
 
 
 @cache
 def _holds_sets(model: type[BaseModel]) -> bool:
-    return '"uniqueItems"' in msgspec.json.encode(model.model_json_schema(mode="serialization")).decode()
+    """Tell whether a state of `model` may hold sets; where its schema cannot tell, it may."""
+    try:
+        schema = model.model_json_schema(mode="serialization")
+    except PydanticUserError:
+        return True
+    return _allows_sets([schema, *schema.get("$defs", {}).values()])
+
+
+def _allows_sets(schemas: Iterable[Any]) -> bool:
+    for schema in schemas:
+        if schema is True or not (_SAYS_WHAT & schema.keys()):
+            return True
+        if schema.get("uniqueItems") or (schema.get("type") == "object" and not (_SAYS_FIELDS & schema.keys())):
+            return True
+        inner = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), *schema.get("prefixItems", ())]
+        inner += [schema[name] for name in ("items", "additionalProperties") if schema.get(name) not in (None, False)]
+        if _allows_sets(inner):
+            return True
+    return False
+
+
+_SAYS_WHAT = {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
+_SAYS_FIELDS = {"properties", "additionalProperties", "patternProperties"}
 
 
 def _sorted(python: Any, dumped: Any) -> Any:
@@ -129,20 +291,3 @@ def _sorted(python: Any, dumped: Any) -> Any:
     if isinstance(python, list | tuple) and isinstance(dumped, list):
         return [_sorted(inner, value) for inner, value in zip(python, dumped, strict=True)]
     return dumped
-
-
-def encode_state(seq: int, state: BaseModel) -> bytes:
-    """Return what is stored of a state: the seq that it is folded up to, a checksum and its canonical JSON."""
-    body = canonical(state)
-    return b"%d %d " % (seq, zlib.crc32(body)) + body
-
-
-def decode_state(model: type[BaseModel], raw: bytes) -> tuple[int, BaseModel]:
-    """Return (seq, state) stored as `raw`. Raises `ValueError` when it is damaged."""
-    seq, checksum, body = raw.split(b" ", 2)
-    if zlib.crc32(body) != int(checksum):
-        raise ValueError("wrong checksum")
-    try:
-        return int(seq), model.model_validate_json(body)
-    except ValidationError as error:
-        raise ValueError(str(error)) from error

@@ -17,28 +17,38 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         worker: which worker.
+        version: of the agent.
         start_ms: when the last attempt began, by the server's clock.
         duration_ms: how long it took.
         attempt: its number.
         outcome: ``done``, ``folded`` (state only), ``dead``, ``expired``, ``cancelled``, ``stale`` or ``damaged``.
+        events: how many events it stored; the last of these has the number `position`.
+        position: the last number given when this was committed: the place in the log's history of the commit.
     """
 
     worker: str
+    version: str
     start_ms: int
     duration_ms: float
     attempt: int
     outcome: Outcome
+    events: int = 0
+    position: int = 0
 
     @classmethod
     def decode(cls, raw: bytes) -> Done:
         """Return the record stored as `raw`."""
-        worker, start, duration, attempt, outcome = raw.decode().rsplit(",", 4)
-        return cls(worker, int(start), float(duration), int(attempt), outcome)  # type: ignore[arg-type]
+        worker, version, start, duration, attempt, outcome, events, position = raw.decode().split("\t")
+        return cls(
+            worker, version, int(start), float(duration), int(attempt), outcome, int(events), int(position)  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def write(self, keys: Keys, agent: str, partition: int, seq: int) -> Write:
-        """Return the write that keeps this record."""
-        text = f"{self.worker},{self.start_ms},{self.duration_ms:.3g},{self.attempt},{self.outcome}"
-        return Write("HSET", keys.done(agent, partition, seq), "hash", (seq, text))
+        """Return the write that keeps this record; the commit knows the last two fields."""
+        text = (
+            f"{self.worker}\t{self.version}\t{self.start_ms}\t{self.duration_ms:.3g}\t{self.attempt}\t{self.outcome}\t"
+        )
+        return Write("done", keys.done(agent, partition, seq), "hash", (seq, text))
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,46 +1,45 @@
-"""State as a fold: the state of each key, loaded, folded forward and written with the commit."""
+"""The states of one agent in one worker: loaded, folded forward, and written with the commit."""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import aclosing
 from typing import Any
+from weakref import WeakValueDictionary
 
-import msgspec
-from pydantic import BaseModel, ValidationError
-
-from spine.connection import Argument, Server
-from spine.errors import ReducerFailed
+from spine.connection import Server
+from spine.delivery.records import Done
 from spine.events import Event
 from spine.keys import partition_of
 from spine.log.drafts import Write
-from spine.log.reader import Reader, Selection
-from spine.state import Reducing, decode_state, encode_state, fold_one
+from spine.log.reader import Reader
+from spine.log.streams import Streams
+from spine.rebuild import Brought, Rebuilder
+from spine.state import Cell, Reducing
 
 logger = logging.getLogger("spine")
 
 CACHED_KEYS = 20_000
 
 
-class Cell(msgspec.Struct):
-    """State of one key: folded over every event up to `seq`."""
-
-    seq: int
-    state: BaseModel
-
-
 class States:
-    """The states of one agent in one worker."""
+    """The states of one agent in one worker.
 
-    def __init__(self, server: Server, reader: Reader, agent: type[Reducing[Any]]) -> None:
+    What is here is the fold of the log up to the cell's seq, or is fetched again: a partition's states are forgotten
+    with its lease, all of them when the namespace is not the one that was opened. Whatever was stored meanwhile by
+    others is seen when a state is loaded, because the index tells which events came after it.
+    """
+
+    def __init__(self, server: Server, reader: Reader, streams: Streams, agent: type[Reducing[Any]]) -> None:
         self._server = server
-        self._reader = reader
         self._agent = agent
-        self._model = agent.state_model
+        # Without order two attempts of a key may end in either order.
+        self._command = "forward" if getattr(agent, "ordering", "key") == "none" else "HSET"
+        self._rebuilder = Rebuilder(server, reader, streams, agent)
+        self._namespace = server.namespace
         self._cells: OrderedDict[str, Cell] = OrderedDict()
-        self._types = tuple(sorted({pattern for spec in agent.reducers for pattern in spec.patterns}))
+        self._in_use: WeakValueDictionary[str, Cell] = WeakValueDictionary()
 
     @property
     def kept(self) -> bool:
@@ -48,104 +47,128 @@ class States:
         return bool(self._agent.reducers)
 
     async def load(self, events: Iterable[Event[Any]]) -> None:
-        """Bring the states of the keys of `events` to hand, in one round trip for those that are stored."""
+        """Bring the states of the keys of `events` to hand, as they were before them.
+
+        A key whose state cannot be had is left out; `cell` says why.
+        """
         if not self.kept:
             return
-        keys = {event.key: event.seq for event in reversed(list(events)) if event.key not in self._cells}
-        if not keys:
-            return
-        commands: list[tuple[Argument, ...]] = []
-        for key in keys:
-            partition = partition_of(key, self._server.partitions)
-            commands += (
-                ("HGET", self._stored(partition), key),
-                ("LINDEX", self._server.keys.by_key(partition, key), 0),
-            )
-        replies = await self._server.commands(*commands)
-        for place, (key, seq) in enumerate(keys.items()):
-            raw, first = replies[2 * place : 2 * place + 2]
-            cell = self._decode(key, raw)
-            if cell is None:
-                cell = Cell(0, self._new())
-                if first is not None and int(first.partition(b":")[0]) < seq:
-                    await self.catch_up(key, cell, seq - 1)
-            self._keep(key, cell)
+        self._forget_another_namespace()
+        first: dict[str, int] = {}
+        for event in events:
+            if event.key not in self._cells:
+                first[event.key] = min(event.seq, first.get(event.key, event.seq))
+        if first:
+            await self._load({key: seq - 1 for key, seq in first.items()})
 
-    async def cell(self, event: Event[Any], *, overtakes: bool) -> Cell:
-        """Return the state of the event's key with the event folded in.
+    async def cell(self, event: Event[Any], *, overtakes: bool) -> tuple[Cell, bool]:
+        """Return the state of the event's key with the event folded in, and whether it has to be stored.
 
         `overtakes` says that earlier events of the key may not have been handled: they are folded from the log first.
+        Raises `StateError`.
         """
-        cell = self._cells.get(event.key)
+        self._forget_another_namespace()
+        cell = self._at_hand(event.key)
         if cell is None:
-            await self.load([event])
-            cell = self._cells[event.key]
+            cell = await self._loaded(event)
+        elif event.seq > cell.seq and (overtakes or not cell.contiguous):
+            brought = await self._rebuilder.bring({event.key: event.seq - 1}, {event.key: cell})
+            self._raise(event.key, brought[event.key])
         if event.seq > cell.seq:
-            if overtakes:
-                await self.catch_up(event.key, cell, event.seq - 1)
-            self._fold(cell, event)
-        return cell
+            try:
+                cell.fold(self._agent, event)
+            except BaseException:
+                self.forget(event.key)
+                raise
+            cell.contiguous = not overtakes
+        return cell, cell.events != cell.stored_events
 
-    def folded_to(self, key: str) -> int:
-        """Return the seq that the state of `key` at hand is folded up to; 0 when it is not at hand."""
-        cell = self._cells.get(key)
-        return 0 if cell is None else cell.seq
-
-    async def at(self, key: str, seq: int) -> BaseModel:
+    async def at(self, key: str, seq: int) -> Any:
         """Return the state of `key` at `seq`, folded from the log."""
-        cell = Cell(0, self._new())
-        await self.catch_up(key, cell, seq)
-        return cell.state
+        brought = (await self._rebuilder.bring({key: seq}))[key]
+        self._raise(key, brought)
+        assert brought.cell is not None
+        return brought.cell.state
 
-    async def catch_up(self, key: str, cell: Cell, until: int) -> None:
-        """Fold the events of `key` after the cell's seq, up to `until`."""
-        selection = Selection(types=self._types, key=key)
-        async with aclosing(self._reader.forward(selection, cell.seq, until)) as events:
-            async for event in events:
-                self._fold(cell, event)
-        cell.seq = max(cell.seq, until)
-
-    def write(self, key: str, cell: Cell) -> Write:
-        """Return the write that stores a state."""
+    def writes(self, key: str, cell: Cell) -> tuple[Write, ...]:
+        """Return the writes that store a state, and a snapshot of it where one is due."""
         partition = partition_of(key, self._server.partitions)
-        return Write("HSET", self._stored(partition), "hash", (key, encode_state(cell.seq, cell.state)))
+        agent, keys, raw = self._agent, self._server.keys, cell.encode()
+        cell.stored_events = cell.events
+        stored = Write(self._command, keys.state(agent.name, agent.version, partition), "hash", (key, raw))
+        if not cell.snapshot_due:
+            return (stored,)
+        cell.snapshot_due = False
+        snapshots = keys.snapshots(agent.name, agent.version, partition, key)
+        return stored, Write("HSET", snapshots, "hash", (cell.seq, raw))
 
     def forget(self, key: str) -> None:
         """Drop a state that may differ from what is stored."""
         self._cells.pop(key, None)
+        self._in_use.pop(key, None)
 
     def forget_partition(self, partition: int) -> None:
         """Drop the states of a partition that another worker holds now."""
-        for key in [key for key in self._cells if partition_of(key, self._server.partitions) == partition]:
-            del self._cells[key]
+        for key in {*self._cells, *self._in_use}:
+            if partition_of(key, self._server.partitions) == partition:
+                self.forget(key)
 
-    def _fold(self, cell: Cell, event: Event[Any]) -> None:
-        try:
-            cell.state = fold_one(self._agent, cell.state, event)
-        except ReducerFailed:
-            self.forget(event.key)
-            raise
-        cell.seq = event.seq
+    def _forget_another_namespace(self) -> None:
+        """Events that were folded here may be gone after a loss of data."""
+        if self._namespace is not self._server.namespace:
+            self._namespace = self._server.namespace
+            self._cells.clear()
+            self._in_use.clear()
+
+    def _at_hand(self, key: str) -> Cell | None:
+        """Return a cell that is here, or still in use by an attempt: there is one for each key."""
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._in_use.get(key)
+            if cell is not None:
+                self._keep(key, cell)
+        return cell
+
+    async def _loaded(self, event: Event[Any]) -> Cell:
+        brought = (await self._load({event.key: event.seq - 1}))[event.key]
+        self._raise(event.key, brought)
+        return self._cells[event.key]
+
+    async def _load(self, wanted: dict[str, int]) -> dict[str, Brought]:
+        found = await self._rebuilder.bring(wanted, begin="newest")
+        for key, brought in found.items():
+            if brought.cell is not None and self._at_hand(key) is None:
+                brought.cell.contiguous = brought.cell.seq <= wanted[key]
+                self._keep(key, brought.cell)
+        await self._report({key: brought for key, brought in found.items() if brought.folded or brought.damaged})
+        return found
 
     def _keep(self, key: str, cell: Cell) -> None:
-        self._cells[key] = cell
+        self._cells[key] = self._in_use[key] = cell
         self._cells.move_to_end(key)
         while len(self._cells) > CACHED_KEYS:
             self._cells.popitem(last=False)
 
-    def _new(self) -> BaseModel:
-        assert self._model is not None
-        return self._model()
+    def _raise(self, key: str, brought: Brought) -> None:
+        if brought.error is not None:
+            self.forget(key)
+            raise brought.error
 
-    def _stored(self, partition: int) -> str:
-        return self._server.keys.state(self._agent.name, self._agent.version, partition)
-
-    def _decode(self, key: str, raw: bytes | None) -> Cell | None:
-        if raw is None or self._model is None:
-            return None
-        try:
-            seq, state = decode_state(self._model, raw)
-        except (msgspec.MsgspecError, ValidationError, ValueError) as error:
-            logger.warning("stored state of %s, key %r is damaged and rebuilt: %s", self._agent.name, key, error)
-            return None
-        return Cell(seq, state)
+    async def _report(self, rebuilt: dict[str, Brought]) -> None:
+        """Say which stored states were damaged or lost; a new agent, or version, had none."""
+        name, version, keys = self._agent.name, self._agent.version, self._server.keys
+        missing = []
+        for key, brought in rebuilt.items():
+            if brought.damaged:
+                logger.warning("stored state of %s, key %r is damaged and rebuilt: %s", name, key, brought.damaged)
+            elif not brought.stored:
+                missing.append((key, brought))
+        places = [(partition_of(key, self._server.partitions), brought.last) for key, brought in missing]
+        replies = await self._server.commands(
+            *(("HGET", keys.done(name, partition, seq), seq) for partition, seq in places)
+        )
+        for (key, brought), raw in zip(missing, replies, strict=True):
+            if raw is not None and Done.decode(raw).version == version:
+                logger.warning(
+                    "stored state of %s, key %r is lost and rebuilt from %d events", name, key, brought.folded
+                )

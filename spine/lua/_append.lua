@@ -173,6 +173,7 @@ end
 -- its last argument or 0, count of arguments, arguments. `answer` instead of a command delivers event `offset` as a
 -- reply: its arguments are the place of the inbox, the request's id, whether it is the last part, and the TTL in ms.
 -- `unhold` removes a field (second argument) when the waiting list (place, first argument) is empty.
+-- `forward` sets a field to a state (`seq …`) unless a later one is stored.
 local function read_op()
   local op = { arg(), num(), arg(), num() }
   local values = {}
@@ -195,6 +196,12 @@ local function run_op(op, events, first, ts)
   if op[1] == 'unhold' then
     if redis.call('EXISTS', KEYS[tonumber(values[1])]) == 0 then
       redis.call('HDEL', key, values[2])
+    end
+  elseif op[1] == 'forward' then
+    local stored = redis.call('HGET', key, values[1])
+    local at = stored and tonumber(string.match(stored, '^%d+')) or -1
+    if at < tonumber(string.match(values[2], '^%d+')) then
+      redis.call('HSET', key, values[1], values[2])
     end
   elseif op[1] == 'answer' then
     local data = events[op[4]][4]

@@ -9,7 +9,8 @@
 --     stream, consumer group, entry id), 'waiting' or 'head' (place of the waiting list, reference at its head, which
 --     it leaves or stays at), 'due' (place of the timetable, member) or 'none';
 --     expected: n, each: place of an index list, the seq its last entry must not exceed;
---     n events (see read_event), n writes (see read_op).
+--     n events (see read_event), n writes (see read_op; beside these `done` keeps a done record: its arguments are the
+--     field and the text, which how many events the unit stored and the last number given by then complete).
 -- Returns: `first ts outcomes registered`; outcomes holds one letter for each unit: y stored, l lease lost, p no longer
 --   pending, t a key holds another type, c the key has moved on since the state that was expected.
 
@@ -93,7 +94,7 @@ for i = 1, num() do
 end
 
 local ts = stamp()
-local first, registered = 0, ''
+local given, first, registered = tonumber(redis.call('GET', KEYS[2]) or '0'), 0, ''
 if #events > 0 then
   first = redis.call('INCRBY', KEYS[2], #events) - #events + 1
   registered = register(streams)
@@ -112,7 +113,12 @@ for i, unit in ipairs(units) do
       redis.call('ZREM', unit.source, unit.id)
     end
     for _, op in ipairs(unit.ops) do
-      run_op(op, unit.events, first + unit.offset, ts)
+      if op[1] == 'done' then
+        local position = string.format('%d\t%.0f', #unit.events, given + unit.offset + #unit.events)
+        redis.call('HSET', KEYS[op[2]], op[5][1], op[5][2] .. position)
+      else
+        run_op(op, unit.events, first + unit.offset, ts)
+      end
     end
   end
 end

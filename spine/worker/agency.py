@@ -65,7 +65,7 @@ class Agency:
         self.drafts = Drafts(
             self.server.keys, agent.name, self.server.partitions, spine.drafts.max_bytes, spine.catalog
         )
-        self.states = States(self.server, spine.reader, agent)
+        self.states = States(self.server, spine.reader, spine.streams, agent)
         self.hand = Hand(agent.ageing_s)
         self.partitions: dict[int, Partition] = {}
         self.paused = False
@@ -140,6 +140,7 @@ class Agency:
 
     def acquired(self, lease: Lease) -> None:
         """Begin with a partition: what an earlier holder left comes first."""
+        self.states.forget_partition(lease.partition)  # another worker may have held it since they were loaded
         self.partitions[lease.partition] = self.intake.acquired(lease)
 
     def drain(self, number: int) -> None:
@@ -286,7 +287,12 @@ class Agency:
 
     def overtakes(self, taken: Taken) -> bool:
         """Tell whether earlier events of its key may be unhandled when `taken` runs."""
-        return taken.redriven or any(lane > taken.lane for lane in self.intake.lanes) or taken.order_key in self.held
+        return (
+            taken.redriven
+            or any(lane > taken.lane for lane in self.intake.lanes)
+            or taken.order_key in self.held
+            or self.agent.ordering == "none"
+        )
 
     def is_cancelled(self, event: Event[Any]) -> bool:
         """Tell whether the correlation of an event was cancelled after it was stored."""

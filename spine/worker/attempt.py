@@ -7,22 +7,23 @@ import contextvars
 import logging
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from pydantic import BaseModel
 
 from spine.agent import HandlerSpec
 from spine.delivery.hand import Taken
 from spine.delivery.holds import FOREVER
 from spine.delivery.records import DeadLetter, Done, Outcome
-from spine.errors import LeaseLost, NoHandler, ReducerFailed, SpineError
+from spine.errors import LeaseLost, NoHandler, ReducerFailed, ReplayGap, SpineError, StateError
 from spine.events import Event
 from spine.handling import Handling
 from spine.log.drafts import Prepared, Write
 from spine.requests import FAILED, answer
 from spine.sessions import SessionState
+from spine.state import Cell
 
 if TYPE_CHECKING:
     from spine.worker.agency import Agency
@@ -81,7 +82,7 @@ class Attempt:
         self._taken = taken
         self._event: Event[Any] = taken.event
         self._spec: HandlerSpec | None = None
-        self._state_write: tuple[Write, ...] = ()
+        self._folded: Cell | None = None
         self._handling: Handling | None = None
         self._started = time.monotonic()
         self._started_ms = agency.server.now_ms()
@@ -97,7 +98,7 @@ class Attempt:
         agency, taken, event = self._agency, self._taken, self._event
         try:
             state = await self._fold()
-        except ReducerFailed as error:
+        except (ReducerFailed, ReplayGap) as error:
             self._park(error)
             return
         not_handled = self._not_handled()
@@ -137,17 +138,19 @@ class Attempt:
             return
         self._give_up(NoHandler(f"{agency.name} has no handler for {event.type!r}", stored=True), 1)
 
-    async def _fold(self) -> BaseModel | None:
+    async def _fold(self) -> Callable[[], Any] | None:
+        """Fold the event, whatever becomes of its handling; return what copies the state for the handler."""
         states = self._agency.states
         if not states.kept:
             return None
-        before = states.folded_to(self._event.key)
-        cell = await states.cell(self._event, overtakes=self._agency.overtakes(self._taken))
-        if cell.seq != before:
-            self._state_write = (states.write(self._event.key, cell),)
-        return cell.state
+        cell, folded = await states.cell(self._event, overtakes=self._agency.overtakes(self._taken))
+        self._folded = cell if folded else None
+        return cell.copier()
 
-    async def _handle(self, spec: HandlerSpec, state: BaseModel | None) -> None:
+    def _state_writes(self) -> tuple[Write, ...]:
+        return () if self._folded is None else self._agency.states.writes(self._event.key, self._folded)
+
+    async def _handle(self, spec: HandlerSpec, state: Callable[[], Any] | None) -> None:
         agency, event = self._agency, self._event
         session = agency.session(event)
         handling = Handling(agency, self._taken, event, state, session, refresh=spec.stale != "handle")
@@ -258,10 +261,10 @@ class Attempt:
         hold.until_ms = agency.server.now_ms() + round(delay * 1000)
         hold.reason = "retry"
         hold.error = f"{type(error).__name__}: {error}"
-        agency.outcomes.hold(taken, hold, self._state_write)
+        agency.outcomes.hold(taken, hold, self._state_writes())
 
-    def _park(self, error: ReducerFailed) -> None:
-        """A reducer raised: the key waits until a new version can fold it."""
+    def _park(self, error: StateError) -> None:
+        """The state cannot be had, as a reducer raised or events are gone: the key waits until a new version can."""
         taken, agency = self._taken, self._agency
         logger.error("%s; the key is parked until a new version of %s", error, agency.name)
         hold = agency.outcomes.next_hold(taken)
@@ -320,12 +323,13 @@ class Attempt:
         agency, taken = self._agency, self._taken
         done = Done(
             agency.worker,
+            agency.version,
             self._started_ms,
             (time.monotonic() - self._started) * 1000,
             taken.attempt,
             outcome,
         ).write(agency.server.keys, agency.name, taken.partition, taken.event.seq)
-        agency.outcomes.commit(taken, events, (*writes, *self._state_write, done), parks=parks)
+        agency.outcomes.commit(taken, events, (*writes, *self._state_writes(), done), parks=parks)
 
 
 def empty_session() -> SessionState:

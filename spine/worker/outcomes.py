@@ -172,7 +172,7 @@ class Outcomes:
         )
         writes = (letter.write(self._server.keys), *writes)
         if entry_id.endswith("-0"):
-            done = Done(agency.worker, self._server.now_ms(), 0.0, 0, "damaged")
+            done = Done(agency.worker, agency.version, self._server.now_ms(), 0.0, 0, "damaged")
             writes += (done.write(self._server.keys, agency.name, partition.number, letter.seq),)
 
         def resolved(unit: Unit, stored: Stored, failure: BaseException | None) -> None:
