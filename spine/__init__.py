@@ -52,8 +52,10 @@ if TYPE_CHECKING:
     from spine.events import Context, Draft, Durability, Event, Hop, Priority
     from spine.handling import Handling
     from spine.log.subscriptions import Subscription
+    from spine.projection import Projection
     from spine.state import reduces
     from spine.timers import Scheduled
+    from spine.timetravel import Step
     from spine.worker import Worker, run
 
 _HOMES = {
@@ -127,8 +129,10 @@ _HOMES = {
     ),
     "spine.handling": ("Handling",),
     "spine.log.subscriptions": ("Subscription",),
+    "spine.projection": ("Projection",),
     "spine.state": ("reduces",),
     "spine.timers": ("Scheduled",),
+    "spine.timetravel": ("Step",),
     "spine.worker": (
         "Worker",
         "run",
@@ -167,6 +171,7 @@ __all__ = [
     "NoRoute",
     "NotDurable",
     "Priority",
+    "Projection",
     "ReducerFailed",
     "ReplayGap",
     "RequestCycle",
@@ -183,6 +188,7 @@ __all__ = [
     "SpineError",
     "StateConflict",
     "StateError",
+    "Step",
     "StreamBlocked",
     "Subscription",
     "TooLarge",

@@ -310,6 +310,8 @@ class Spine:
     replay = _iterating(AsyncSpine.replay)
     tail = _iterating(AsyncSpine.tail)
     history = _blocking(AsyncSpine.history)
+    reduce = _blocking(AsyncSpine.reduce)
+    steps = _iterating(AsyncSpine.steps)
 
     def subscribe(
         self, types: Types, callback: Callable[[Event[Any]], None], *, after: Moment | None = None

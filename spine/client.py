@@ -29,6 +29,7 @@ from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams
 from spine.log.subscriptions import EventCallback, Subscription
 from spine.names import check_agent_name, check_key, check_name, check_pattern
+from spine.past import Past
 from spine.requests import Requests, new_request_id, stream_parts
 from spine.sessions import load_sessions, session_update
 from spine.timers import Scheduled, Timers, due_ms
@@ -40,7 +41,7 @@ DEFAULT_CLIENT_NAME = "client"
 DEFAULT_REQUEST_TIMEOUT_S = 30.0
 
 
-class Spine:
+class Spine(Past):
     """A client of one namespace, and an async context manager.
 
     Args:
