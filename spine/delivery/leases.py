@@ -30,6 +30,7 @@ class Lease(msgspec.Struct, frozen=True):
         key: of the lease.
         generation: the fencing token.
         clean: the holder before gave it back in order; else what is pending was cut off by its death.
+        first: nobody held it before.
     """
 
     agent: str
@@ -37,6 +38,7 @@ class Lease(msgspec.Struct, frozen=True):
     key: str
     generation: int
     clean: bool
+    first: bool
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
@@ -99,11 +101,18 @@ class Leases:
             self._thread.start()
 
     async def leave(self, agent: str) -> None:
-        """Stop being a worker of `agent`; its leases must have been released."""
+        """Stop being a worker of `agent`, and give back at once whatever is still held."""
         with self._lock:
             self._agents.pop(agent, None)
+            for lease in [lease for lease in self._held.values() if lease.agent == agent]:
+                del self._held[lease.key]
         keys = self._server.keys
-        await self._server.run("release", [keys.control, keys.workers(agent)], [agent, self._worker, 1, 1])
+        leases = [keys.lease(agent, partition) for partition in range(self._server.partitions)]
+        await self._server.run(
+            "release",
+            [keys.control, keys.workers(agent), *leases],
+            [agent, self._worker, 1, 1, *([""] * len(leases))],
+        )
 
     async def close(self) -> None:
         """End the heartbeat."""
@@ -117,8 +126,8 @@ class Leases:
         reply = await self._server.run("acquire", [key], [self._worker, version, self._lease_ms])
         if reply == 0:
             return None
-        generation, clean, _ = reply
-        lease = Lease(agent, partition, key, int(generation), bool(clean))
+        generation, clean, first = reply
+        lease = Lease(agent, partition, key, int(generation), bool(clean), bool(first))
         with self._lock:
             self._held[key] = lease
         return lease
@@ -140,12 +149,18 @@ class Leases:
             if self._held.get(lease.key) is lease:
                 del self._held[lease.key]
 
-    async def plan(self, agent: str, busy: dict[int, int]) -> Plan:
-        """Return what this worker should acquire and release now; leases go to the newest version alive."""
+    async def plan(self, agent: str, busy: dict[int, int]) -> Plan | None:
+        """Return what this worker should acquire and release now; leases go to the newest version alive.
+
+        ``None`` when the server knows nothing of the agent any more: its data is gone.
+        """
         now = await survey(self._server, agent)
-        alive = {info.version for info in now.workers.values()}
+        if not now.versions:
+            return None
+        workers = {**now.workers, self._worker: self._agents[agent]}
+        alive = {info.version for info in workers.values()}
         newest = next((version for version in reversed(now.versions) if version in alive), None)
-        eligible = [name for name, info in now.workers.items() if info.version == newest]
+        eligible = [name for name, info in workers.items() if info.version == newest]
         owners = {
             partition: holding.owner if holding.until_ms > now.ts_ms else None
             for partition, holding in now.holdings.items()
@@ -174,6 +189,9 @@ class Leases:
                     kept = client.eval(renew.source, len(keys), *keys, *args)
             except (RedisError, OSError) as error:
                 logger.debug("heartbeat: %s", error)
+                continue
+            except Exception:
+                logger.exception("heartbeat")
                 continue
             for lease, ok in zip(leases, kept, strict=True):
                 if not ok:

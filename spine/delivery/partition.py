@@ -206,7 +206,7 @@ class Partition:
 
     def _group_was_made(self, number: int) -> None:
         """The group starts again: if there was one before, what it had handled comes a second time."""
-        if self.lease.generation > 1 or number in self._known:
+        if not self.lease.first or number in self._known:
             self._recheck[number] = self.head
 
     def _read(self, number: int, entries: list[Any]) -> Read:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ class Agency:
         stopping: the same, for good.
         waiting: handlers that wait for others, and so have given up their slot.
         changed: set when something ended that a hand-over may wait for.
+        on_drained: called when a partition that is being handed over has nothing left.
     """
 
     def __init__(self, spine: Spine, agent: type[Agent[Any]], worker: str, leases: Leases, concurrency: int) -> None:
@@ -71,6 +72,7 @@ class Agency:
         self.paused = False
         self.stopping = False
         self.changed = asyncio.Event()
+        self.on_drained: Callable[[], None] = lambda: None
         self.waiting = 0
         self.intake = Intake(self)
         self.outcomes = Outcomes(self, self._go_on)
@@ -218,8 +220,14 @@ class Agency:
         """Some events were committed."""
         self._slots.wake()
         self.intake.go_on()
-        if self.stopping or any(partition.draining for partition in self.partitions.values()):
+        self._look_for_drained()
+
+    def _look_for_drained(self) -> None:
+        draining = [partition.number for partition in self.partitions.values() if partition.draining]
+        if draining:
             self.changed.set()
+            if any(self.is_drained(number) for number in draining):
+                self.on_drained()
 
     def _next_work(self, task: asyncio.Task[Any]) -> Awaitable[None] | None:
         if self.rests:
@@ -329,7 +337,7 @@ class Agency:
             return
         self.hand.finished(taken)
         self.intake.left(taken)
-        self.changed.set()
+        self._look_for_drained()
 
     def put_off(self, taken: Taken, error: Exception) -> None:
         """An event could not even be tried, the server being away: it is tried again in a moment."""

@@ -31,7 +31,9 @@ logger = logging.getLogger("spine")
 DEFAULT_CONCURRENCY = 32
 BALANCE_EVERY_S = 0.5
 DRAIN_PATIENCE_S = 2.0
+DRAIN_AGAIN_S = 10.0
 SHUTDOWN_TIMEOUT_S = 30.0
+AGENT_CHANGED, CANCELLED, HOLDS_CHANGED = b"agent", b"cancel", b"holds"  # what notices begin with
 
 
 class Worker:
@@ -73,10 +75,11 @@ class Worker:
             agent.name: Agency(spine, agent, self.id, self._leases, self._concurrency) for agent in agents
         }
         self._draining_since: dict[tuple[str, int], float] = {}
+        self._not_before: dict[tuple[str, int], float] = {}
         self._balance_now = asyncio.Event()
+        self._notices: set[bytes] = {AGENT_CHANGED}
         self._task: asyncio.Task[None] | None = None
         self._watches: list[Any] = []
-        self._controlled = asyncio.Event()
 
     async def start(self) -> None:
         """Register the agents and begin; returns when the first partitions are held."""
@@ -89,6 +92,7 @@ class Worker:
         await self._spine.streams.refresh()
         await self._read_cancelled()
         for agency in self._agencies.values():
+            agency.on_drained = self._balance_now.set
             agency.begin()
             await self._leases.join(agency.name, self._info(agency))
             await self._announce(agency.name)
@@ -122,8 +126,6 @@ class Worker:
         for agency in self._agencies.values():
             await agency.close()
             with contextlib.suppress(SpineError, RedisError):
-                for partition in list(agency.partitions.values()):
-                    await self._leases.release(partition.lease)
                 await self._leases.leave(agency.name)
         await self._leases.close()
 
@@ -185,21 +187,32 @@ class Worker:
 
     def _hear_control(self, notices: Entries | None) -> None:
         self._balance_now.set()
-        if notices is None or any(fields[0] in (b"agent", b"cancel", b"holds") for _, fields in notices):
-            self._controlled.set()
+        heard = (AGENT_CHANGED, CANCELLED, HOLDS_CHANGED) if notices is None else (fields[0] for _, fields in notices)
+        self._notices.update(heard)
 
     async def _announce(self, agent: str) -> None:
         await self._server.command("XADD", self._server.keys.control, "MAXLEN", "~", 100, "*", "leases", agent)
 
-    async def _read_control(self) -> None:
-        await self._read_cancelled()
+    async def _act_on_notices(self) -> None:
+        heard, self._notices = self._notices, set()
+        try:
+            if CANCELLED in heard:
+                await self._read_cancelled()
+            if AGENT_CHANGED in heard:
+                await self._read_paused()
+        except BaseException:
+            self._notices |= heard
+            raise
+        if HOLDS_CHANGED in heard:
+            for agency in self._agencies.values():
+                agency.reload_holds()
+
+    async def _read_paused(self) -> None:
         for agency in self._agencies.values():
-            paused = await self._server.command("HGET", self._server.keys.agent(agency.name), "paused") == b"1"
-            if agency.paused and not paused:
-                agency.paused = False
+            was = agency.paused
+            agency.paused = await self._server.command("HGET", self._server.keys.agent(agency.name), "paused") == b"1"
+            if was and not agency.paused:
                 agency.resume()
-            agency.paused = paused
-            agency.reload_holds()
 
     async def _read_cancelled(self) -> None:
         raw = await self._server.command("HGETALL", self._server.keys.cancelled)
@@ -221,28 +234,52 @@ class Worker:
                     await self._balance_now.wait()
             self._balance_now.clear()
             try:
-                if self._controlled.is_set():
-                    self._controlled.clear()
-                    await self._read_control()
+                await self._act_on_notices()
                 await self._balance()
             except (SpineError, RedisError, OSError) as error:
                 logger.debug("balancing: %s", error)
+            except Exception:
+                logger.exception("balancing")
 
     async def _balance(self) -> None:
         for agency in self._agencies.values():
             await self._release_drained(agency)
             plan = await self._leases.plan(agency.name, agency.busy())
+            if plan is None:
+                await self._begin_anew(agency)
+                continue
             for partition in plan.acquire:
                 lease = await self._leases.acquire(agency.name, agency.version, partition)
                 if lease is not None:
                     agency.acquired(lease)
-            wanted = set(plan.release)
-            draining = {number for name, number in self._draining_since if name == agency.name}
-            for number in list(wanted - draining)[: max(0, len(wanted) - len(draining))]:
-                if number in agency.partitions:
-                    self._draining_since[agency.name, number] = asyncio.get_running_loop().time()
-                    agency.drain(number)
+            self._drain(agency, plan.release)
             await self._release_drained(agency)
+
+    def _drain(self, agency: Agency, wanted: tuple[int, ...]) -> None:
+        """Begin to hand over as many of `wanted` as are not being handed over yet."""
+        now = asyncio.get_running_loop().time()
+        draining = {number for name, number in self._draining_since if name == agency.name}
+        missing = len(wanted) - len(draining)
+        for number in wanted:
+            if missing <= 0:
+                return
+            if (
+                number in agency.partitions
+                and number not in draining
+                and self._not_before.get((agency.name, number), now) <= now
+            ):
+                self._draining_since[agency.name, number] = now
+                agency.drain(number)
+                missing -= 1
+
+    async def _begin_anew(self, agency: Agency) -> None:
+        """The data is gone and with it the agent: register it again, to handle whatever the new log holds."""
+        logger.warning("the server knows nothing of %s any more: its data is gone", agency.name)
+        for partition in list(agency.partitions.values()):
+            agency.lose(partition.lease)
+        await self._register(agency, 0)
+        await self._leases.join(agency.name, self._info(agency))
+        await self._announce(agency.name)
 
     async def _release_drained(self, agency: Agency) -> None:
         """Hand over what is drained; what takes long is taken up again, to be handed over at a better moment."""
@@ -259,6 +296,7 @@ class Worker:
                 agency.gave_back(number)
             elif now - self._draining_since[name, number] > DRAIN_PATIENCE_S:
                 del self._draining_since[name, number]
+                self._not_before[name, number] = now + DRAIN_AGAIN_S
                 agency.undrain(number)
 
 
