@@ -17,7 +17,7 @@ from spine.connection import PATIENCE_S, Server
 from spine.coordination.answers import Answer, Answers, Reducer
 from spine.coordination.fanout import Asker, Items, Question, fan_out, fan_out_stream, with_correlation
 from spine.delivery.commits import Committer
-from spine.delivery.leases import WorkerInfo, survey
+from spine.delivery.leases import WorkerInfo, expire_worker, survey
 from spine.errors import InvalidInput
 from spine.events import Context, Draft, Durability, Event, Payload, Priority, to_ms
 from spine.keys import partition_of
@@ -29,6 +29,7 @@ from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams
 from spine.log.subscriptions import EventCallback, Subscription
 from spine.names import check_agent_name, check_key, check_name, check_pattern
+from spine.overview import AgentOverview, Lag, Overview
 from spine.past import Past
 from spine.requests import Requests, new_request_id, stream_parts
 from spine.sessions import load_sessions, session_update
@@ -113,6 +114,7 @@ class Spine(Past):
         self.committer = Committer(self.server, self.streams, f"{self.drafts.producer}.c")
         self.requests = Requests(self.server, self.listener, self.drafts.producer)
         self.timers = Timers(self.server, self.committer, self.listener, self.drafts)
+        self.overview = Overview(self.server, self.streams)
         await self.timers.start()
         self._subscriptions: list[Subscription] = []
         return self
@@ -372,6 +374,37 @@ class Spine(Past):
         subscription = Subscription(feed, selection.types, callback, lambda: self.server.highest_seen)
         self._subscriptions.append(subscription)
         return subscription
+
+    async def agents(self, agent: str | None = None) -> list[AgentOverview]:
+        """Return every agent that ever ran here (or one), with its workers, versions and what each holds."""
+        return await self.overview.agents(agent)
+
+    async def lag(self, agent: str | None = None) -> list[Lag]:
+        """Return what each agent (or one) has before it, for each partition."""
+        return await self.overview.lag(agent)
+
+    async def pause(self, agent: str) -> None:
+        """Let the workers of an agent take nothing more; what runs is finished. Lasts until `resume`."""
+        await self.overview.pause(agent, paused=True)
+
+    async def resume(self, agent: str) -> None:
+        """Let the workers of a paused agent go on."""
+        await self.overview.pause(agent, paused=False)
+
+    async def cancel(self, correlation: str) -> int:
+        """Cancel a correlation: what is not yet handled is recorded as cancelled, running handlers are cancelled.
+
+        Concerns the events stored so far; returns the seq of the last.
+        """
+        return await self.overview.cancel(correlation)
+
+    async def remove_agent(self, agent: str, *, force: bool = False) -> int:
+        """Forget an agent that has no living worker, with its groups, states and dead letters; return keys deleted."""
+        return await self.overview.remove(agent, force=force)
+
+    async def expire_worker(self, worker: str) -> int:
+        """Take the leases of a worker that is known to be dead from it at once; return how many."""
+        return await expire_worker(self.server, worker)
 
     async def workers(self, agent: str) -> list[WorkerInfo]:
         """Return the living workers of `agent`, the longest-serving first; none where no such agent ever ran."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import typer
 
-from spine.cli import namespace
+from spine.cli import agents, namespace
+from spine.cli.agents import cancel, lag
 from spine.cli.catalog import catalog
 from spine.cli.dev import dev
 from spine.cli.doctor import doctor
@@ -48,6 +49,8 @@ def spine(
 COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     (AGENTS, run),
     (AGENTS, dev),
+    (AGENTS, lag),
+    (AGENTS, cancel),
     (LOG, publish),
     (LOG, request),
     (LOG, tail),
@@ -59,6 +62,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
 )
 for panel, command in COMMANDS:
     app.command(rich_help_panel=panel)(command)
+app.add_typer(agents.app, name="agents", rich_help_panel=AGENTS)
 app.add_typer(namespace.app, name="namespace", rich_help_panel=SERVER)
 
 

@@ -7,13 +7,16 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from spine.cli.exits import DONE, INTERRUPTED, exit_code
 from spine.cli.output import fail, say
 from spine.errors import SpineError
+
+if TYPE_CHECKING:
+    from spine.client import Spine
 
 T = TypeVar("T")
 PATIENCE_S = 2.0
@@ -36,6 +39,13 @@ def execute(command: Coroutine[Any, Any, T], *, interrupted: int = INTERRUPTED, 
         # Whatever is still buffered would raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(DONE) from None
+
+
+def opened(url: str | None, namespace: str | None) -> Spine:
+    """Return the client of a command, to be entered: it gives up on a server that is away sooner than a service."""
+    from spine.client import Spine
+
+    return Spine(url, namespace=namespace, name="cli", patience_s=PATIENCE_S)
 
 
 def log_to_stderr(level: str, name: str = "") -> None:

@@ -1,0 +1,282 @@
+"""Looking after agents: who runs what, how far behind each is; pausing, cancelling and removing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from spine.connection import Argument, Server
+from spine.delivery.leases import WorkerInfo, survey
+from spine.errors import InvalidInput
+from spine.log.streams import Stream, Streams
+from spine.names import check_agent_name, check_key, matcher
+
+COUNTED = 100_000
+CANCELLED_KEPT = 10_000
+SCAN_COUNT = 1_000
+OWN_KEYS = (
+    "agent",
+    "crash",
+    "dead",
+    "done",
+    "gate",
+    "hold",
+    "lease",
+    "rate",
+    "slots",
+    "snap",
+    "state",
+    "steps",
+    "wait",
+    "workers",
+)
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """A living worker of an agent.
+
+    Attributes:
+        worker: its id.
+        version: of the agent that it runs.
+        host: where.
+        pid: its process.
+        started_ms: when it began.
+        concurrency: handlers at once.
+        partitions: what it holds.
+    """
+
+    worker: str
+    version: str
+    host: str
+    pid: int
+    started_ms: int
+    concurrency: int
+    partitions: tuple[int, ...]
+
+
+class AgentOverview(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent as it stands.
+
+    Attributes:
+        name: its name.
+        version: the newest that registered.
+        versions: all that registered, oldest first.
+        paused: its workers take nothing.
+        handles: types and patterns with a handler.
+        reduces: types and patterns with a reducer.
+        workers: those alive.
+        free: partitions that nobody holds.
+        dead: dead letters.
+        held: keys that are held (retries, parked, backlog).
+    """
+
+    name: str
+    version: str
+    versions: tuple[str, ...]
+    paused: bool
+    handles: tuple[str, ...]
+    reduces: tuple[str, ...]
+    workers: tuple[Serving, ...]
+    free: tuple[int, ...]
+    dead: int
+    held: int
+
+
+class Lag(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent has before it in one partition.
+
+    Attributes:
+        agent: the agent.
+        partition: the partition.
+        not_taken: events that no worker has taken; counted up to 100,000 a stream.
+        pending: taken, and not handled.
+        waiting: of held keys.
+        first: seq of the oldest event that is not handled (held ones left out); ``None`` when there is none.
+    """
+
+    agent: str
+    partition: int
+    not_taken: int
+    pending: int
+    waiting: int
+    first: int | None
+
+    @property
+    def total(self) -> int:
+        """Events before it."""
+        return self.not_taken + self.pending + self.waiting
+
+
+class Overview:
+    """Looks after the agents of one namespace."""
+
+    def __init__(self, server: Server, streams: Streams) -> None:
+        self._server = server
+        self._streams = streams
+
+    async def names(self) -> list[str]:
+        """Return the agents that ever registered."""
+        return sorted(raw.decode() for raw in await self._server.command("HKEYS", self._server.keys.agents))
+
+    async def agents(self, agent: str | None = None) -> list[AgentOverview]:
+        """Return every agent (or one) with its workers."""
+        names = await self.names() if agent is None else [await self._known(agent)]
+        return [await self._agent(name) for name in names]
+
+    async def lag(self, agent: str | None = None) -> list[Lag]:
+        """Return what each agent (or one) has before it, for each partition."""
+        await self._streams.refresh()
+        names = await self.names() if agent is None else [await self._known(agent)]
+        return [await self._lag(name, partition) for name in names for partition in range(self._server.partitions)]
+
+    async def pause(self, agent: str, *, paused: bool) -> None:
+        """Let the workers of an agent take nothing more, or go on. What runs is finished."""
+        keys = self._server.keys
+        key = keys.agent(await self._known(agent))
+        write: tuple[Argument, ...] = ("HSET", key, "paused", "1") if paused else ("HDEL", key, "paused")
+        await self._server.commands(write, self._notice("agent", agent))
+
+    async def cancel(self, correlation: str) -> int:
+        """Cancel what is not yet handled of a correlation, up to now; return the seq up to which that is."""
+        keys = self._server.keys
+        head = int(await self._server.command("GET", keys.seq) or 0)
+        await self._server.commands(
+            ("HSET", keys.cancelled, check_key(correlation, "correlation"), head),
+            self._notice("cancel", correlation),
+        )
+        await self._prune_cancelled()
+        return head
+
+    async def remove(self, agent: str, *, force: bool = False) -> int:
+        """Forget an agent: its groups, leases, states, holds and dead letters; return how many keys were deleted.
+
+        Raises `InvalidInput` while a worker of it is alive, unless `force`.
+        """
+        name = await self._known(agent)
+        alive = (await survey(self._server, name)).workers
+        if alive and not force:
+            raise InvalidInput(f"{name} has {len(alive)} living workers: stop them first, or use force")
+        await self._streams.refresh()
+        declared = await self._declaration(name)
+        groups = [
+            ("XGROUP", "DESTROY", self._streams.key(partition, stream), name)
+            for stream in self._read_by(name, declared)
+            for partition in range(self._server.partitions)
+        ]
+        for start in range(0, len(groups), 500):
+            await self._server.link.call(*groups[start : start + 500])
+        deleted = 0
+        for prefix in OWN_KEYS:
+            deleted += await self._delete(self._server.keys.own(prefix, name))
+        await self._forget_handlers(name)
+        await self._server.commands(("HDEL", self._server.keys.agents, name), self._notice("agent", name))
+        return deleted
+
+    async def _known(self, agent: str) -> str:
+        check_agent_name(agent)
+        if not await self._server.command("HEXISTS", self._server.keys.agents, agent):
+            known = ", ".join(await self.names()) or "none"
+            raise InvalidInput(f"no agent {agent!r} ever ran in {self._server.keys.namespace!r}; known are: {known}")
+        return agent
+
+    async def _agent(self, name: str) -> AgentOverview:
+        keys = self._server.keys
+        now = await survey(self._server, name)
+        declared = await self._declaration(name)
+        paused, dead, *held = await self._server.commands(
+            ("HGET", keys.agent(name), "paused"),
+            ("HLEN", keys.dead(name)),
+            *(("HLEN", keys.holds(name, partition)) for partition in range(self._server.partitions)),
+        )
+        owners = {p: holding.owner for p, holding in now.holdings.items() if holding.until_ms > now.ts_ms}
+        return AgentOverview(
+            name=name,
+            version=declared.get("version", ""),
+            versions=tuple(now.versions),
+            paused=paused == b"1",
+            handles=tuple(declared.get("handles", ())),
+            reduces=tuple(declared.get("reduces", ())),
+            workers=tuple(_serving(info, owners) for _, info in sorted(now.workers.items())),
+            free=tuple(p for p in range(self._server.partitions) if owners.get(p) is None),
+            dead=int(dead),
+            held=sum(held),
+        )
+
+    async def _lag(self, name: str, partition: int) -> Lag:
+        keys = self._server.keys
+        streams = self._read_by(name, await self._declaration(name))
+        raw_start = await self._server.command("HGET", keys.agent(name), "start")
+        start = f"{int(raw_start or 0)}-0"
+        stream_keys = [self._streams.key(partition, stream) for stream in streams]
+        counted = await self._server.run("lag", stream_keys, [name, COUNTED, *([start] * len(stream_keys))])
+        held = await self._server.command("HKEYS", keys.holds(name, partition))
+        waiting = await self._server.commands(*(("LLEN", keys.waiting(name, partition, key.decode())) for key in held))
+        firsts = [int(first.partition(b"-")[0]) for _, _, first in counted if first]
+        return Lag(
+            agent=name,
+            partition=partition,
+            not_taken=sum(count for count, _, _ in counted),
+            pending=sum(pending for _, pending, _ in counted),
+            waiting=sum(waiting),
+            first=min(firsts, default=None),
+        )
+
+    async def _declaration(self, name: str) -> dict[str, Any]:
+        raw = await self._server.command("HGET", self._server.keys.agents, name)
+        declared: dict[str, Any] = json.loads(raw) if raw else {}
+        return declared
+
+    def _read_by(self, name: str, declared: dict[str, Any]) -> list[Stream]:
+        patterns = [*declared.get("handles", ()), *declared.get("reduces", ())]
+        matches = matcher(patterns) if patterns else lambda topic: False
+        inbox = f"@{name}"
+        return [
+            stream
+            for stream in self._streams.all()
+            if stream.topic == inbox or (not stream.topic.startswith(("@", "spine.")) and matches(stream.topic))
+        ]
+
+    async def _delete(self, key: str) -> int:
+        """Delete a key and those that continue it after a colon."""
+        found = [key]
+        cursor: Any = b"0"
+        escaped = key.replace("[", "\\[").replace("*", "\\*").replace("?", "\\?")
+        while True:
+            cursor, page = await self._server.command("SCAN", cursor, "MATCH", f"{escaped}:*", "COUNT", SCAN_COUNT)
+            found += page
+            if cursor == b"0":
+                break
+        deleted = 0
+        for start in range(0, len(found), SCAN_COUNT):
+            deleted += await self._server.command("UNLINK", *found[start : start + SCAN_COUNT])
+        return deleted
+
+    async def _forget_handlers(self, name: str) -> None:
+        keys = self._server.keys
+        raw = await self._server.command("HGETALL", keys.handlers)
+        for i in range(0, len(raw), 2):
+            names = raw[i + 1].decode().split()
+            if name in names:
+                left = "".join(f"{other}\n" for other in names if other != name)
+                write: tuple[Argument, ...] = (
+                    ("HSET", keys.handlers, raw[i], left) if left else ("HDEL", keys.handlers, raw[i])
+                )
+                await self._server.command(*write)
+
+    async def _prune_cancelled(self) -> None:
+        """Keep the newest cancellations only: old ones concern events that are long handled."""
+        raw = await self._server.command("HGETALL", self._server.keys.cancelled)
+        if len(raw) > 2 * CANCELLED_KEPT:
+            by_seq = sorted((int(raw[i + 1]), raw[i]) for i in range(0, len(raw), 2))
+            oldest = [name for _, name in by_seq[: len(by_seq) - CANCELLED_KEPT // 2]]
+            await self._server.command("HDEL", self._server.keys.cancelled, *oldest)
+
+    def _notice(self, kind: str, value: str) -> tuple[Argument, ...]:
+        return ("XADD", self._server.keys.control, "MAXLEN", "~", 100, "*", kind, value)
+
+
+def _serving(info: WorkerInfo, owners: dict[int, str | None]) -> Serving:
+    held = tuple(partition for partition, owner in sorted(owners.items()) if owner == info.worker)
+    return Serving(**msgspec.structs.asdict(info), partitions=held)

@@ -1,0 +1,116 @@
+"""Who runs what where, how far behind each agent is, and what pausing, cancelling and removing do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+
+from spine import Agent, Context, Event, Handling, InvalidInput, Retry, Spine, Worker, on
+from spine.testing.waiting import wait_until
+
+TIMEOUT_S = 10.0
+
+
+class Greeter(Agent[None]):
+    name = "greeter"
+
+    @on("greet.*", retry=Retry(attempts=1))
+    async def greet(self, event: Event[dict[str, str]], ctx: Handling) -> None:
+        if event.payload.get("wait"):
+            await asyncio.sleep(3600)
+        if event.payload.get("fail"):
+            raise ValueError("no")
+        await ctx.publish("greeted", {"n": event.payload.get("n")})
+
+
+@pytest.fixture
+async def spine(url: str, namespace: str) -> AsyncIterator[Spine]:
+    async with Spine(url, namespace=namespace) as client:
+        yield client
+
+
+async def greeted(spine: Spine) -> int:
+    return len([event async for event in spine.replay(types="greeted")])
+
+
+async def test_agents_shows_workers_versions_and_what_they_hold(spine: Spine) -> None:
+    async with Worker(spine, Greeter, worker="w1", concurrency=7):
+        (found,) = await spine.agents()
+    assert (found.name, found.version, found.paused) == ("greeter", "1", False)
+    (worker,) = found.workers
+    assert (worker.worker, worker.concurrency) == ("w1", 7)
+    assert worker.partitions == tuple(range(spine.server.partitions))
+    (gone,) = await spine.agents("greeter")
+    assert gone.workers == ()
+    assert len(gone.free) == spine.server.partitions
+
+
+async def test_lag_counts_what_is_before_an_agent(spine: Spine) -> None:
+    async with Worker(spine, Greeter):
+        pass
+    stored = [await spine.publish("greet.x", {"n": n}, key=f"k{n}") for n in range(5)]
+    found = await spine.lag("greeter")
+    assert sum(one.not_taken for one in found) == sum(one.total for one in found) == 5
+    assert min(one.first for one in found if one.first) == stored[0].seq
+    async with Worker(spine, Greeter):
+        await wait_until(lambda: greeted_is(spine, 5), TIMEOUT_S)
+    assert sum(one.total for one in await spine.lag()) == 0
+
+
+async def greeted_is(spine: Spine, count: int) -> bool:
+    return await greeted(spine) == count
+
+
+async def test_a_paused_agent_takes_nothing_until_it_is_resumed(spine: Spine) -> None:
+    async with Worker(spine, Greeter) as worker:
+        await spine.pause("greeter")
+        await wait_until(lambda: _paused(worker), TIMEOUT_S)
+        await spine.publish("greet.x", {"n": 1})
+        (found,) = await spine.agents()
+        assert found.paused
+        assert sum(one.total for one in await spine.lag()) == 1
+        await spine.resume("greeter")
+        await wait_until(lambda: greeted_is(spine, 1), TIMEOUT_S)
+
+
+async def _paused(worker: Worker) -> bool:
+    return all(agency.paused for agency in worker._agencies.values())
+
+
+async def test_cancel_ends_what_runs_and_what_waits(spine: Spine) -> None:
+    context = Context(correlation="c-1")
+    async with Worker(spine, Greeter) as worker:
+        await spine.publish("greet.x", {"wait": "yes"}, key="k", context=context)
+        await spine.publish("greet.x", {"n": 1}, key="k", context=context)
+        await spine.publish("greet.x", {"n": 2}, key="k", context=Context(correlation="c-2"))
+        await wait_until(lambda: _running(worker), TIMEOUT_S)
+        await spine.cancel("c-1")
+        await wait_until(lambda: greeted_is(spine, 1), TIMEOUT_S)
+    (event,) = [event async for event in spine.replay(types="greeted")]
+    assert event.payload == {"n": 2}
+
+
+async def _running(worker: Worker) -> bool:
+    return any(agency.busy() for agency in worker._agencies.values())
+
+
+async def test_removing_an_agent_frees_all_that_it_pins(spine: Spine, url: str, namespace: str) -> None:
+    async with Worker(spine, Greeter):
+        await spine.publish("greet.x", {"fail": "yes"}, key="k")
+        await wait_until(lambda: _has_dead(spine), TIMEOUT_S)
+        with pytest.raises(InvalidInput, match="living"):
+            await spine.remove_agent("greeter")
+    await spine.remove_agent("greeter")
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        left = [key for key in client.scan_iter(match=f"spine:{{{namespace}}}:*") if "greeter" in key]
+        assert left == []
+    assert await spine.agents() == []
+    with pytest.raises(InvalidInput, match="no agent"):
+        await spine.lag("greeter")
+
+
+async def _has_dead(spine: Spine) -> bool:
+    return (await spine.agents())[0].dead == 1
