@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequen
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType
@@ -17,7 +17,9 @@ from spine.connection import PATIENCE_S, Server
 from spine.coordination.answers import Answer, Answers, Reducer
 from spine.coordination.fanout import Asker, Items, Question, fan_out, fan_out_stream, with_correlation
 from spine.delivery.commits import Committer
+from spine.delivery.dead import DeadFilter, DeadLetters, Wanted
 from spine.delivery.leases import WorkerInfo, expire_worker, survey
+from spine.delivery.records import DeadLetter
 from spine.errors import InvalidInput
 from spine.events import Context, Draft, Durability, Event, Payload, Priority, to_ms
 from spine.keys import partition_of
@@ -115,6 +117,7 @@ class Spine(Past):
         self.requests = Requests(self.server, self.listener, self.drafts.producer)
         self.timers = Timers(self.server, self.committer, self.listener, self.drafts)
         self.overview = Overview(self.server, self.streams)
+        self._dead = DeadLetters(self.server, self.streams)
         await self.timers.start()
         self._subscriptions: list[Subscription] = []
         return self
@@ -405,6 +408,29 @@ class Spine(Past):
     async def expire_worker(self, worker: str) -> int:
         """Take the leases of a worker that is known to be dead from it at once; return how many."""
         return await expire_worker(self.server, worker)
+
+    async def dead_letters(self, agent: str | None = None, **wanted: Unpack[Wanted]) -> list[DeadLetter]:
+        """Return the events that agents (or one) gave up, by seq.
+
+        What is wanted is said by the fields of `DeadFilter`: seq, types, key, correlation, error, since, until.
+        """
+        return await self._dead.find(DeadFilter.of(agent, wanted))
+
+    async def redrive(self, agent: str | None = None, **wanted: Unpack[Wanted]) -> list[DeadLetter]:
+        """Have dead letters handled again; which ones is said as for `dead_letters`. Return what is on its way.
+
+        An event keeps its seq and its causes. Where its key was parked it takes its old place, else it runs next for
+        its key; the handler sees `Handling.redriven`. Entries that are no events, and events that were trimmed away,
+        stay.
+        """
+        return await self._dead.redrive(await self._dead.find(DeadFilter.of(agent, wanted)))
+
+    async def discard(self, agent: str | None = None, **wanted: Unpack[Wanted]) -> list[DeadLetter]:
+        """Delete dead letters for good; which ones is said as for `dead_letters`. Return what was deleted.
+
+        A key that was parked for them goes on.
+        """
+        return await self._dead.discard(await self._dead.find(DeadFilter.of(agent, wanted)))
 
     async def workers(self, agent: str) -> list[WorkerInfo]:
         """Return the living workers of `agent`, the longest-serving first; none where no such agent ever ran."""

@@ -70,6 +70,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         worker: the last worker.
         ts_ms: when it was given up, by the server's clock.
         parked: its key is held until it is redriven or discarded.
+        order_key: what order is kept by: its key, or its own seq where the agent keeps no order.
         entry_id: id of an entry that is no event of ours; it cannot be redriven.
     """
 
@@ -88,6 +89,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     ts_ms: int
     parked: bool = False
+    order_key: str = ""
     entry_id: str = ""
 
     @property

@@ -204,11 +204,11 @@ class Agency:
             partition.hear(rings)
         self.intake.wake()
 
-    def reload_holds(self) -> None:
-        """Somebody changed holds from outside (a redrive): read them again."""
-        for partition in self.partitions.values():
-            if not partition.draining:
-                self.intake.reopen(partition)
+    def reload_holds(self, number: int) -> None:
+        """Somebody changed holds of a partition from outside (a redrive): read them again."""
+        partition = self.partitions.get(number)
+        if partition is not None and not partition.draining:
+            self.intake.reopen(partition)
 
     # --- running ---
 

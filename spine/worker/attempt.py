@@ -292,6 +292,7 @@ class Attempt:
             worker=agency.worker,
             ts_ms=agency.server.now_ms(),
             parked=parks,
+            order_key=taken.order_key,
         )
         logger.error(
             "%s gave up event %d (%s): %s: %s", agency.name, event.seq, event.type, type(error).__name__, error

@@ -78,6 +78,7 @@ class Worker:
         self._not_before: dict[tuple[str, int], float] = {}
         self._balance_now = asyncio.Event()
         self._notices: set[bytes] = {AGENT_CHANGED}
+        self._changed_holds: set[bytes] = set()
         self._task: asyncio.Task[None] | None = None
         self._watches: list[Any] = []
 
@@ -187,8 +188,15 @@ class Worker:
 
     def _hear_control(self, notices: Entries | None) -> None:
         self._balance_now.set()
-        heard = (AGENT_CHANGED, CANCELLED, HOLDS_CHANGED) if notices is None else (fields[0] for _, fields in notices)
-        self._notices.update(heard)
+        if notices is None:
+            self._notices |= {AGENT_CHANGED, CANCELLED}
+            for agency in self._agencies.values():
+                self._changed_holds.update(f"{agency.name}:{number}".encode() for number in agency.partitions)
+            return
+        for _, fields in notices:
+            self._notices.add(fields[0])
+            if fields[0] == HOLDS_CHANGED:
+                self._changed_holds.add(fields[1])
 
     async def _announce(self, agent: str) -> None:
         await self._server.command("XADD", self._server.keys.control, "MAXLEN", "~", 100, "*", "leases", agent)
@@ -203,9 +211,10 @@ class Worker:
         except BaseException:
             self._notices |= heard
             raise
-        if HOLDS_CHANGED in heard:
-            for agency in self._agencies.values():
-                agency.reload_holds()
+        changed, self._changed_holds = self._changed_holds, set()
+        for name, _, number in (place.decode().partition(":") for place in changed):
+            if name in self._agencies:
+                self._agencies[name].reload_holds(int(number))
 
     async def _read_paused(self) -> None:
         for agency in self._agencies.values():
