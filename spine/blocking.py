@@ -315,6 +315,9 @@ class Spine:
     history = _blocking(AsyncSpine.history)
     reduce = _blocking(AsyncSpine.reduce)
     steps = _iterating(AsyncSpine.steps)
+    snapshot = _blocking(AsyncSpine.snapshot)
+    snapshots = _blocking(AsyncSpine.snapshots)
+    remove_snapshots = _blocking(AsyncSpine.remove_snapshots)
 
     def subscribe(
         self, types: Types, callback: Callable[[Event[Any]], None], *, after: Moment | None = None

@@ -1,15 +1,18 @@
-"""What `Spine` can do with the past: the state at any moment, and the steps that led there."""
+"""What `Spine` can do with the past: the state at any moment, the steps that led there, and what is kept of them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spine.connection import Server
+from spine.errors import InvalidInput
 from spine.log.reader import Reader
 from spine.log.streams import Streams
+from spine.names import check_agent_name
+from spine.snapshots import Snapshot, Snapshots
 from spine.state import Reducing, StateT
 from spine.timetravel import PRESENT, Step, TimeTravel
 
@@ -60,3 +63,35 @@ class Past:
         async with aclosing(travel.steps(wanted, start, end)) as steps:
             async for step in steps:
                 yield step
+
+    async def snapshot(
+        self, kind: type[Reducing[StateT]], *, key: str | None = None, at: Moment | None = None
+    ) -> Snapshot:
+        """Keep the state at a seq or time (now where left out), so that a later look at it begins there."""
+        travel = TimeTravel(self.server, self.reader, self.streams, kind)
+        wanted = travel.checked(key)
+        cell = await travel.cell(wanted, PRESENT if at is None else await self._seq_at(at))
+        snapshots = Snapshots(self.server, kind.name, kind.version)
+        await snapshots.keep(wanted, cell.seq, cell.encode())
+        return next(one for one in await snapshots.find(wanted) if one.seq == cell.seq)
+
+    async def snapshots(self, kind: type[Reducing[Any]] | str, *, key: str | None = None) -> list[Snapshot]:
+        """Return the snapshots of an agent or projection, by its class or by its name (then of its newest version)."""
+        return await Snapshots(self.server, *await self._name_of(kind)).find(key)
+
+    async def remove_snapshots(
+        self, kind: type[Reducing[Any]] | str, *, key: str | None = None, before: int | None = None
+    ) -> int:
+        """Remove snapshots (of one key, of before a seq) and return how many.
+
+        Nothing is lost but time: states are folded from the log. One whose events were trimmed away stays.
+        """
+        return await Snapshots(self.server, *await self._name_of(kind)).remove(key, before=before)
+
+    async def _name_of(self, kind: type[Reducing[Any]] | str) -> tuple[str, str]:
+        if not isinstance(kind, str):
+            return kind.name, kind.version
+        raw = await self.server.command("HGET", self.server.keys.agent(check_agent_name(kind)), "versions")
+        if raw is None:
+            raise InvalidInput(f"no agent or projection {kind!r} ever ran in this namespace")
+        return kind, raw.decode().split()[-1]

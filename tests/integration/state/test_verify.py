@@ -1,0 +1,115 @@
+"""Verifying a fold finds what would make a rebuilt state another one."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledger import Book, Ledger
+from pydantic import BaseModel
+
+from spine import Agent, Draft, Event, Projection, Spine, reduces
+from spine.timetravel import PRESENT
+from spine.verify import Verified, verify
+
+
+async def verified(spine: Spine, kind: Any, key: str | None = None) -> list[Verified]:
+    found = verify(spine.server, spine.reader, spine.streams, kind, key=key, until=PRESENT)
+    return [one async for one in found]
+
+
+@pytest.fixture
+async def log(spine: Spine) -> None:
+    await spine.publish_many([Draft("money.in", {"amount": n}, key=f"k{n % 3}") for n in range(30)])
+
+
+@pytest.mark.usefixtures("log")
+async def test_a_pure_fold_has_no_fault(spine: Spine) -> None:
+    found = await verified(spine, Ledger)
+    assert sorted((one.key, one.events, one.faults) for one in found) == [(f"k{n}", 10, []) for n in range(3)]
+    assert [one.key for one in await verified(spine, Ledger, "k1")] == ["k1"]
+
+
+numbers = itertools.count()
+kept: list[int] = []
+
+
+class Own(BaseModel):
+    total: float = 0
+    names: list[Any] = []
+    anything: Any = None
+
+
+def mutates_state(self: Any, state: Own, event: Event[Any]) -> Own:
+    state.names.append(event.seq)
+    return state
+
+
+def mutates_payload(self: Any, state: Own, event: Event[Any]) -> Own:
+    event.payload["seen"] = True
+    return state
+
+
+def keeps_in_self(self: Any, state: Own, event: Event[Any]) -> Own:
+    self.count = getattr(self, "count", 0) + 1
+    return Own(total=self.count)
+
+
+def keeps_elsewhere(self: Any, state: Own, event: Event[Any]) -> Own:
+    kept.append(event.seq)
+    return Own(total=len(kept))
+
+
+def draws(self: Any, state: Own, event: Event[Any]) -> Own:
+    return Own(total=random.random())
+
+
+def reads_a_file(self: Any, state: Own, event: Event[Any]) -> Own:
+    return Own(names=[Path("/etc/hostname").exists() and Path("/etc/hostname").read_text()])
+
+
+def raises(self: Any, state: Own, event: Event[Any]) -> Own:
+    raise KeyError("amount")
+
+
+def makes_what_cannot_come_back(self: Any, state: Own, event: Event[Any]) -> Own:
+    return Own(anything=(1, 2))
+
+
+@pytest.mark.usefixtures("log")
+@pytest.mark.parametrize(
+    ("reducer", "what"),
+    [
+        (mutates_state, "changes the state it was given"),
+        (mutates_payload, "changes the payload"),
+        (keeps_in_self, "gives another state when the same events are folded again"),
+        (keeps_elsewhere, "gives another state when the same events are folded again"),
+        (draws, "gives another state when the same events are folded again"),
+        (reads_a_file, "does I/O: open"),
+        (raises, "raises: KeyError('amount')"),
+        (makes_what_cannot_come_back, "another one once it was stored and loaded"),
+    ],
+)
+@pytest.mark.parametrize("base", [Agent, Projection])
+async def test_what_is_wrong_is_found_and_named(spine: Spine, base: Any, reducer: Any, what: str) -> None:
+    kind: Any = type("Wrong", (base,), {"name": "wrong", "state_model": Own, "fold": reduces("money.in")(reducer)})
+    faults = [fault for one in await verified(spine, kind, "k1") for fault in one.faults]
+    assert [fault for fault in faults if what in fault.what], faults
+    assert {(fault.reducer, fault.seq, fault.type) for fault in faults} == {(reducer.__name__, 2, "money.in")}
+
+
+async def test_a_global_projection_is_verified_as_one(spine: Spine) -> None:
+    class Whole(Projection[Book]):
+        name = "whole"
+        scope = "global"
+
+        @reduces("money.in")
+        def move(self, state: Book, event: Event[Any]) -> Book:
+            return Book(seqs=[*state.seqs, event.seq])
+
+    await spine.publish_many([Draft("money.in", {"amount": n}, key=f"k{n % 3}") for n in range(30)])
+    ((one),) = await verified(spine, Whole)
+    assert (one.key, one.events, one.faults) == ("", 30, [])
