@@ -225,21 +225,22 @@ class Spine(Past):
         prepared = self._prepare_request(draft, request_id or new_request_id(), timeout)
         return await self.requests.send(self._append_request, prepared, timeout_s=timeout)
 
-    def fan_out(
+    async def fan_out(
         self,
+        /,
         type: str,
         items: Items,
         *,
         reducer: Reducer | None = None,
         context: Context | None = None,
         **options: Any,
-    ) -> Awaitable[Answers]:
+    ) -> Answers:
         """Ask many at once; return what they answered and who did not. Options as for `Handling.fan_out`."""
         asker, context = self._asker(context)
-        return fan_out(asker, type, items, reducer=reducer, context=context, **options)
+        return await fan_out(asker, type, items, reducer=reducer, context=context, **options)
 
     def fan_out_stream(
-        self, type: str, items: Items, *, context: Context | None = None, **options: Any
+        self, /, type: str, items: Items, *, context: Context | None = None, **options: Any
     ) -> AsyncGenerator[Answer, None]:
         """Ask many at once and yield each `Answer` as it comes, until enough have."""
         asker, context = self._asker(context)
