@@ -15,7 +15,17 @@ from spine.catalog.types import Catalog, EventType
 from spine.codec import DEFAULT_MAX_BYTES
 from spine.connection import PATIENCE_S, Server
 from spine.coordination.answers import Answer, Answers, Reducer
-from spine.coordination.fanout import Asker, Items, Question, fan_out, fan_out_stream, with_correlation
+from spine.coordination.fanout import (
+    Asker,
+    Items,
+    Options,
+    Question,
+    fan_out,
+    fan_out_stream,
+    questions,
+    with_correlation,
+)
+from spine.coordination.gather import Gather, Gatherings
 from spine.delivery.commits import Committer
 from spine.delivery.dead import DeadFilter, DeadLetters, Wanted
 from spine.delivery.leases import WorkerInfo, expire_worker, survey
@@ -33,7 +43,7 @@ from spine.log.subscriptions import EventCallback, Subscription
 from spine.names import check_agent_name, check_key, check_name, check_pattern
 from spine.overview import AgentOverview, Lag, Overview
 from spine.past import Past
-from spine.requests import Requests, new_request_id, stream_parts
+from spine.requests import GATHER, Requests, new_request_id, stream_parts
 from spine.sessions import load_sessions, session_update
 from spine.timers import Scheduled, Timers, due_ms
 
@@ -118,6 +128,7 @@ class Spine(Past):
         self.timers = Timers(self.server, self.committer, self.listener, self.drafts)
         self.overview = Overview(self.server, self.streams)
         self._dead = DeadLetters(self.server, self.streams)
+        self.timers.serve(GATHER, Gatherings(self.server, self.drafts).due)
         await self.timers.start()
         self._subscriptions: list[Subscription] = []
         return self
@@ -245,6 +256,22 @@ class Spine(Past):
         """Ask many at once and yield each `Answer` as it comes, until enough have."""
         asker, context = self._asker(context)
         return fan_out_stream(asker, type, items, context=context, **options)
+
+    async def gather(
+        self, type: str, items: Items, *, then: str, context: Context | None = None, **options: Any
+    ) -> list[Event[Any]]:
+        """Ask many; what came of it arrives as an event of type `then`, whoever dies. Returns the questions.
+
+        See `Handling.gather`. Raises `NoHandler`, or what `publish` raises.
+        """
+        context = with_correlation(context, self.drafts.new_id)
+        base = context.session_id or context.correlation
+        chosen = Options(**options)
+        started = Gather(self.drafts, questions(type, items, chosen, base=base), then, context, base, chosen)
+        for topic in started.topics:
+            await self.requests.check_handlers(topic)
+        prepared, writes = started.prepare(context, self.server.now_ms())
+        return await self.publisher.append(prepared, self.durability, writes)
 
     def _asker(self, context: Context | None) -> tuple[Asker, Context]:
         def send(question: Question, timeout_s: float) -> Awaitable[Event[Any]]:

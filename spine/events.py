@@ -42,11 +42,13 @@ class ReplyTo(msgspec.Struct, frozen=True, array_like=True, gc=False):
         request: id of the request, 128 random bits in hex.
         inbox: id of the client that waits.
         partition: partition of the request's key; the reply stream lives beside it.
+        place: which question of a gather; `request` is the gather then. ``None`` for a plain request.
     """
 
     request: str
     inbox: str
     partition: int
+    place: int | None = None
 
 
 class Hop(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -15,9 +15,10 @@ from spine.catalog.types import EventType
 from spine.codec import normalise_payload
 from spine.connection import Server
 from spine.coordination.answers import Answer, Answers, Reducer
-from spine.coordination.fanout import Asker, Items, Question, fan_out, fan_out_stream
+from spine.coordination.fanout import Asker, Items, Options, Question, fan_out, fan_out_stream, questions
+from spine.coordination.gather import Gather
 from spine.delivery.hand import Taken
-from spine.errors import InvalidInput, NoHandler
+from spine.errors import InvalidInput
 from spine.events import Context, Draft, Event, Payload, Priority, ReplyTo, from_ms
 from spine.log.drafts import Completed, Drafts, Prepared, Write
 from spine.requests import (
@@ -280,16 +281,14 @@ class Handling:
         return self.received.context.reply_to
 
     async def check_addressees(self) -> None:
-        """Raise `NoHandler` when work was handed to an agent that never was."""
-        for agent in self.addressees:
-            if not await self._host.requests.handlers_of(f"@{agent}"):
-                raise NoHandler(
-                    f"there never was an agent {agent!r} to hand work to. Start it once, or check the name."
-                )
+        """Raise `NoHandler` when what was handed over or asked concerns nobody."""
+        for topic in self.addressees:
+            await self._host.requests.check_handlers(topic)
 
     async def stream(self, payload: Payload) -> None:
         """Send one part of the answer at once (tokens, progress); the final part is the reply."""
-        if self._taken.event.context.reply_to is None:
+        reply_to = self._taken.event.context.reply_to
+        if reply_to is None or reply_to.place is not None:
             return
         self._parts += 1
         writes = part(
@@ -424,6 +423,27 @@ class Handling:
     def fan_out_stream(self, type: str, items: Items, **options: Any) -> AsyncGenerator[Answer, None]:
         """Ask many at once and yield each `Answer` as it comes, until enough have; options as for `fan_out`."""
         return fan_out_stream(self._asker(type), type, items, **options)
+
+    def gather(self, type: str, items: Items, *, then: str, hand_over: bool = False, **options: Any) -> Done:
+        """Ask many, with the commit; what came of it arrives as an event of type `then`, even if this agent dies.
+
+        Its payload is an `Answers`: declare the handler with ``Event[Answers]``. It comes when enough have answered, or
+        with what there is after ``timeout`` seconds (hours or days, if need be), exactly once. Options as for
+        `fan_out`, but for ``first``, which is ``True`` or nothing. May be awaited.
+
+        With `hand_over` whoever handles the result answers the request that is being handled now.
+        """
+        chosen = Options(**options)
+        asked = questions(type, items, chosen, base=self.received.key)
+        context = self.child_context
+        if hand_over:
+            context = context.replace(reply_to=self.give_away_reply(), waiting=self.received.context.waiting)
+        started = Gather(self._host.drafts, asked, then, context, self.received.key, chosen, self.agent)
+        prepared, writes = started.prepare(self.child_context, self._host.server.now_ms())
+        self.events += prepared
+        self.writes += writes
+        self.addressees += started.topics
+        return DONE
 
     def _asker(self, type: str) -> Asker:
         name = self.unique(f"fan-out {type}")

@@ -25,6 +25,7 @@ logger = logging.getLogger("spine")
 
 REPLY_TTL_MS = 300_000
 FAILED = "spine.request.failed"
+GATHER = "gather"
 
 
 class EarlierFailed(Exception):
@@ -88,13 +89,14 @@ class Requests:
     ) -> Event[Any]:
         """Store a request by `append` and return its answer.
 
-        With `anybody`, others than agents may answer, and it is not asked whether any agent does. `waiting` names the (agent, key) that already wait in this chain, to find cycles. Raises `NoHandler`,
-        `RequestCycle`, `RequestTimeout` or `RequestFailed`.
+        With `anybody`, others than agents may answer, and it is not asked whether any agent does. `waiting` names the
+        (agent, key) that already wait in this chain, to find cycles. Raises `NoHandler`, `RequestCycle`,
+        `RequestTimeout` or `RequestFailed`.
         """
         reply_to = prepared.envelope.context.reply_to
         assert reply_to is not None
         if not anybody:
-            await self._check_handlers(prepared, waiting)
+            await self._check_cycle(prepared, waiting)
         await self._watch_inbox()
         waiter = _Waiter(asyncio.get_running_loop().create_future(), parts)
         self._waiting[reply_to.request] = waiter
@@ -141,13 +143,18 @@ class Requests:
             }
         )
 
-    async def _check_handlers(self, prepared: Prepared, waiting: tuple[str, ...]) -> None:
-        agents = await self.handlers_of(prepared.topic)
+    async def check_handlers(self, topic: str) -> list[str]:
+        """Return the agents that ever declared a handler for `topic`. Raises `NoHandler`."""
+        agents = await self.handlers_of(topic)
         if not agents:
             raise NoHandler(
-                f"no agent ever declared a handler for {prepared.topic!r}: nobody would answer. Nothing was stored. "
-                "Start the agent once, or check the type."
+                f"no agent ever declared a handler for {topic!r}: nobody would answer. Nothing was stored. "
+                "Start the agent once, or check the name."
             )
+        return agents
+
+    async def _check_cycle(self, prepared: Prepared, waiting: tuple[str, ...]) -> None:
+        agents = await self.check_handlers(prepared.topic)
         cycle = [name for name in agents if waiting_name(name, prepared.envelope.key) in waiting]
         if cycle and len(cycle) == len(agents):
             raise RequestCycle(
@@ -220,15 +227,29 @@ def answer(
         event_type, payload, context, key=request.key, topic=REPLIES, source=source, priority=request.context.priority
     )
     keys = drafts.keys
+    if reply_to.place is not None:
+        return prepared, Write(
+            "gather",
+            keys.gather(reply_to.partition, reply_to.request),
+            "hash",
+            (gather_member(reply_to.partition, reply_to.request), reply_to.place, int(event_type != FAILED)),
+            seq_of=1,
+            other_keys=(keys.due, keys.control),
+        )
     write = Write(
         "answer",
         keys.reply(reply_to.partition, reply_to.request),
         "stream",
         (reply_to.request, "1", REPLY_TTL_MS),
         seq_of=1,
-        other_key=keys.inbox(reply_to.inbox),
+        other_keys=(keys.inbox(reply_to.inbox),),
     )
     return prepared, write
+
+
+def gather_member(partition: int, gather: str) -> str:
+    """Return how the timetable names a gather (see `spine.coordination.gather`)."""
+    return f"{GATHER}:{partition}:{gather}"
 
 
 def part(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from spine.codec import Envelope
-from spine.connection import Server
+from spine.connection import Server, is_passing
 from spine.delivery.commits import Committer, Held, NoLongerPending
 from spine.errors import InvalidInput, SpineError
 from spine.events import Event, from_ms, to_ms
@@ -56,6 +57,8 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
     data: bytes
 
 
+Maker = Callable[[str, bytes], Awaitable[tuple[list[Prepared], list[Write]]]]
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 _decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
@@ -96,6 +99,11 @@ class Timers:
         self._drafts = drafts
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._makers: dict[str, Maker] = {}
+
+    def serve(self, kind: str, make: Maker) -> None:
+        """Let `make` say what follows when an entry called ``kind:…`` is due."""
+        self._makers[kind] = make
 
     async def start(self) -> None:
         """Begin to append what is due."""
@@ -155,16 +163,35 @@ class Timers:
             ready = [found[i] for i in range(0, len(found), 2) if float(found[i + 1]) <= now]
             if ready:
                 raws = await self._server.command("HMGET", keys.scheduled, *ready)
-                await asyncio.gather(*(self._append(name.decode(), raw) for name, raw in zip(ready, raws, strict=True)))
+                names = [name.decode() for name in ready]
+                done = await asyncio.gather(
+                    *(self._append_one(name, raw) for name, raw in zip(names, raws, strict=True))
+                )
+                if not all(done):
+                    return LOOK_EVERY_S
             if len(ready) < DUE_AT_ONCE:
                 waiting = found[2 * len(ready) + 1 :: 2]
                 return max(0.001, (float(waiting[0]) - now) / 1000) if waiting else LOOK_EVERY_S
 
+    async def _append_one(self, name: str, raw: bytes | None) -> bool:
+        """Append one entry; return whether that went well. One that fails is reported at each look."""
+        try:
+            await self._append(name, raw)
+        except Exception as error:
+            log = logger.debug if is_passing(error) else logger.error
+            log("what is due as %s cannot be appended: %s: %s", name, type(error).__name__, error)
+            return False
+        return True
+
     async def _append(self, name: str, raw: bytes | None) -> list[Event[Any]]:
         keys = self._server.keys
         events: list[Prepared] = []
+        writes: list[Write] = []
+        make = self._makers.get(name.partition(":")[0])
         if raw is None:
             logger.warning("scheduled event %s has no content and is dropped", name)
+        elif make is not None:
+            events, writes = await make(name, raw)
         else:
             stored = _decode(raw)
             envelope = _decode_envelope(memoryview(stored.data)[4:])
@@ -173,7 +200,7 @@ class Timers:
             return await self._committer.commit(
                 held=Held("due", keys.due, name),
                 events=events,
-                writes=(Write("HDEL", keys.scheduled, "hash", (name,)),),
+                writes=(Write("HDEL", keys.scheduled, "hash", (name,)), *writes),
             )
         except NoLongerPending:
             return []

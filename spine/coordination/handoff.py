@@ -170,4 +170,4 @@ def _pass_on(
         handoffs=hops, sequence=rest, reply_to=handling.give_away_reply(), waiting=event.context.waiting
     )
     handling.collect(Draft(event_type, payload, event.key, None, None, agent), context)
-    handling.addressees += (agent,)
+    handling.addressees += (f"@{agent}",)

@@ -101,4 +101,4 @@ class HoldWrites:
 
     def release(self, key: str) -> Write:
         """End the hold if the waiting list is empty."""
-        return Write("unhold", self._holds, "hash", (key,), other_key=self.waiting(key))
+        return Write("unhold", self._holds, "hash", (key,), other_keys=(self.waiting(key),))

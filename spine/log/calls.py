@@ -87,7 +87,7 @@ class ScriptCall:
         count = 0
         for write in writes:
             count += 1
-            values = write.args if write.other_key is None else (self.place(write.other_key), *write.args)
+            values = (*map(self.place, write.other_keys), *write.args) if write.other_keys else write.args
             args += (write.command, self.place(write.key), write.holds, write.seq_of, len(values), *values)
         return [count, *args]
 

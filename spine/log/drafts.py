@@ -24,12 +24,12 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     """A plain write that goes with an append or a commit: all or nothing with it.
 
     Attributes:
-        command: the Redis command, or ``answer`` (see ``_append.lua``).
+        command: the Redis command, or ``answer``, ``gather``, ``unhold`` (see ``_append.lua``).
         key: its key.
         holds: type that the key must have when it exists.
         args: its arguments after the key.
         seq_of: place (from 1) of the event whose seq becomes the last argument; 0 for none.
-        other_key: a second key, whose place becomes the first argument.
+        other_keys: further keys; their places become the first arguments.
     """
 
     command: str
@@ -37,7 +37,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     holds: str
     args: tuple[Argument, ...] = ()
     seq_of: int = 0
-    other_key: str | None = None
+    other_keys: tuple[str, ...] = ()
 
     def shifted(self, count: int) -> Write:
         """Return the write for a call in which `count` events come before its own."""

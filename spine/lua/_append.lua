@@ -172,6 +172,8 @@ end
 -- Plain writes. Each: command, place of its key, the type its key must have, offset (from 1) of the event whose seq is
 -- its last argument or 0, count of arguments, arguments. `answer` instead of a command delivers event `offset` as a
 -- reply: its arguments are the place of the inbox, the request's id, whether it is the last part, and the TTL in ms.
+-- `gather` counts event `offset` as an answer: its arguments are the places of the timetable and of the control stream,
+-- the gather's member there, the number of the question, and 1, or 0 for a failure.
 -- `unhold` removes a field (second argument) when the waiting list (place, first argument) is empty.
 -- `forward` sets a field to a state (`seq …`) unless a later one is stored.
 local function read_op()
@@ -190,6 +192,21 @@ local function wrong_type(op)
   return found ~= 'none' and found ~= op[3]
 end
 
+-- The first answer to a question counts. When there are enough, or no more can come that would be, the gather is due.
+local function count_answer(key, values, value)
+  local member, question, ok = values[3], values[4], values[5]
+  if redis.call('HEXISTS', key, 'left') == 0 or redis.call('HSETNX', key, question, ok .. ' ' .. value) == 0 then
+    return
+  end
+  local left = redis.call('HINCRBY', key, 'left', -1)
+  local needed = redis.call('HINCRBY', key, 'needed', ok == '1' and -1 or 0)
+  local hopeless = left < needed and redis.call('HGET', key, 'gives_up') == '1'
+  if needed <= 0 or left <= 0 or hopeless then
+    redis.call('ZADD', KEYS[tonumber(values[1])], 'XX', '0', member)
+    redis.call('XADD', KEYS[tonumber(values[2])], 'MAXLEN', '~', '100', '*', 'due', '0')
+  end
+end
+
 local function run_op(op, events, first, ts)
   local key, values = KEYS[op[2]], op[5]
   local seq = op[4] > 0 and string.format('%.0f', first + op[4] - 1)
@@ -203,6 +220,8 @@ local function run_op(op, events, first, ts)
     if at < tonumber(string.match(values[2], '^%d+')) then
       redis.call('HSET', key, values[1], values[2])
     end
+  elseif op[1] == 'gather' then
+    count_answer(key, values, seq .. ' ' .. events[op[4]][4])
   elseif op[1] == 'answer' then
     local data = events[op[4]][4]
     local inbox, ttl = KEYS[tonumber(values[1])], values[4]

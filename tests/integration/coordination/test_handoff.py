@@ -189,7 +189,7 @@ class Lost(Agent):
 
 async def test_work_for_nobody_is_refused(spine: Spine, serve: Serve) -> None:
     await serve(Lost, Ping)
-    with pytest.raises(RequestFailed, match=f"{NoHandler.__name__}.*'nobody'"):
+    with pytest.raises(RequestFailed, match=f"{NoHandler.__name__}.*'@nobody'"):
         await spine.request("letter.sent", {"to": "nobody"}, timeout=10)
     with pytest.raises(RequestFailed, match=f"{NoHandler.__name__}.*ping has no handler for 'letter.sent'"):
         await spine.request("letter.sent", {"to": "ping"}, timeout=10)
