@@ -8,7 +8,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -199,7 +198,14 @@ class Attempt:
 
     async def _call_in_thread(self, spec: HandlerSpec, event: Event[Any], handling: Handling) -> None:
         """A plain ``def`` blocks a thread, never the loop. A thread cannot be cancelled: it runs on, to no effect."""
-        call = partial(contextvars.copy_context().run, self._agency.call, spec, event, handling)
+        context = contextvars.copy_context()
+
+        def call() -> None:
+            try:
+                context.run(self._agency.call, spec, event, handling)
+            except StopIteration as error:  # a future would never end with it
+                raise RuntimeError("the handler raised StopIteration") from error
+
         await asyncio.get_running_loop().run_in_executor(self._agency.threads, call)
 
     def _timers(self, spec: HandlerSpec, running: Running) -> list[asyncio.TimerHandle]:

@@ -6,26 +6,10 @@ import asyncio
 from collections import defaultdict
 from typing import Any, ClassVar
 
-from spine import Agent, Draft, Event, Priority, Spine, on
+from recording import Recorder
+
+from spine import Draft, Event, Priority, Spine, on
 from spine.testing.waiting import wait_until
-
-
-class Recorder(Agent):
-    """Notes what it handled; each test makes one of its own."""
-
-    name = "recorder"
-    seen: ClassVar[dict[str, list[int]]]
-    count: ClassVar[int]
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        cls.seen = defaultdict(list)
-        cls.count = 0
-
-    @classmethod
-    def note(cls, event: Event[Any]) -> None:
-        cls.seen[event.key].append(event.seq)
-        cls.count += 1
 
 
 async def test_the_events_of_a_key_come_in_seq_order_across_topics_and_workers(spine: Spine, serve: Any) -> None:
