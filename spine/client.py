@@ -176,8 +176,7 @@ class Spine(Past):
         Raises `InvalidInput` before anything is sent, or `Unavailable` whose `stored` says what became of the event.
         """
         draft = Draft(type, payload if payload is not None else {}, key, context, priority, to, dedupe_key)
-        prepared = self.drafts.prepare(draft)
-        return (await self.publisher.append([prepared], durability or self.durability))[0]
+        return await self.publisher.append_one(self.drafts.prepare(draft), durability or self.durability)
 
     async def publish_many(self, drafts: Sequence[Draft], *, durability: Durability | None = None) -> list[Event[Any]]:
         """Store all of `drafts` as one atomic batch, with consecutive seqs; return them in the same order."""

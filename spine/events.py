@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -204,6 +205,7 @@ def context_to_dict(context: Context) -> dict[str, Any]:
     return builtins
 
 
+@lru_cache(maxsize=64)
 def from_ms(ms: int) -> datetime:
     """Return the aware UTC time of `ms` milliseconds since the epoch."""
     return datetime.fromtimestamp(ms / 1000, UTC)

@@ -14,6 +14,7 @@ KEY_BYTES = 256
 RESERVED = "spine."
 
 _known: set[str] = set()
+_types: set[str] = set()
 
 
 def check_name(name: str, what: str = "type") -> str:
@@ -32,9 +33,13 @@ def check_name(name: str, what: str = "type") -> str:
 
 def check_type(name: str) -> str:
     """Return `name` when a user may publish events of this type."""
+    if type(name) is str and name in _types:
+        return name
     check_name(name, "type")
     if name.startswith((RESERVED, "@")):
         raise InvalidName(f"type {name!r} is reserved: types starting with 'spine.' or '@' are the system's own.")
+    if len(_types) < 10_000:
+        _types.add(name)
     return name
 
 
@@ -48,9 +53,9 @@ def check_agent_name(name: str) -> str:
 
 def check_key(key: str, what: str = "key") -> str:
     """Return `key` when it may be a key, correlation or lock name: 1 to 256 bytes of UTF-8."""
+    if type(key) is str and 0 < len(key) <= KEY_BYTES and key.isascii():
+        return key
     if isinstance(key, str) and key and (len(key) <= KEY_BYTES // 4 or _utf8_length(key) <= KEY_BYTES):
-        if key.isascii():
-            return key
         _utf8_length(key)
         return key
     raise InvalidName(f"{what} {key!r} must be a non-empty string of at most {KEY_BYTES} bytes. Nothing was stored.")

@@ -10,8 +10,6 @@ from spine.keys import Keys
 from spine.log.drafts import Prepared, Write
 from spine.log.streams import Streams, stream_name
 
-_three = struct.Struct(">HHH").pack
-
 
 class ScriptCall:
     """Collects the keys and arguments of one call; a key is named by its place, each only once.
@@ -41,35 +39,35 @@ class ScriptCall:
             place = self._places[key] = len(self.keys)
         return place
 
-    def event(self, prepared: Prepared) -> tuple[bytes, bytes]:
+    def event(self, prepared: Prepared) -> list[Argument]:
         """Return the two arguments of one event of ``commit.lua``: places and data."""
-        return _three(*self._places_of(prepared)), prepared.data
+        return self.events((prepared,))[1:]
 
     def events(self, prepared: Sequence[Prepared]) -> list[Argument]:
         """Return the arguments of all events of ``append.lua``, their count first."""
+        keys, names = self.keys, self._keys
+        streams, by_key, by_correlation = self._stream_places, self._by_key, self._by_correlation
         places: list[int] = []
         for event in prepared:
-            places += self._places_of(event)
+            envelope = event.envelope
+            key, correlation = envelope.key, envelope.context.correlation
+            stream = streams.get((event.partition, event.lane, event.topic))
+            if stream is None:
+                stream = self._add_stream(event.partition, event.lane, event.topic)
+            indexed = by_key.get(key)
+            if indexed is None:
+                keys.append(names.by_key(event.partition, key))
+                indexed = by_key[key] = len(keys)
+            if correlation == key:
+                correlated = 0
+            else:
+                correlated = by_correlation.get(correlation, 0)
+                if not correlated:
+                    keys.append(names.by_correlation(correlation))
+                    correlated = by_correlation[correlation] = len(keys)
+            places += (stream, indexed, correlated)
         heads = struct.pack(f">{len(places)}H", *places)
         return [len(prepared), heads, *[event.data for event in prepared]]
-
-    def _places_of(self, prepared: Prepared) -> tuple[int, int, int]:
-        """Return the places of the event's stream, its index by key and its index by correlation (0 for none)."""
-        envelope = prepared.envelope
-        key, correlation = envelope.key, envelope.context.correlation
-        stream = self._stream_places.get((prepared.partition, prepared.lane, prepared.topic))
-        if stream is None:
-            stream = self._add_stream(prepared.partition, prepared.lane, prepared.topic)
-        by_key = self._by_key.get(key)
-        if by_key is None:
-            by_key = self._by_key[key] = self.place(self._keys.by_key(prepared.partition, key))
-        if correlation == key:
-            return stream, by_key, 0
-        by_correlation = self._by_correlation.get(correlation)
-        if by_correlation is None:
-            by_correlation = self.place(self._keys.by_correlation(correlation))
-            self._by_correlation[correlation] = by_correlation
-        return stream, by_key, by_correlation
 
     def _add_stream(self, partition: int, lane: int, topic: str) -> int:
         name = stream_name(lane, topic)

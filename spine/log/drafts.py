@@ -13,7 +13,7 @@ from spine.catalog.types import Catalog, EventType
 from spine.codec import DEFAULT_MAX_BYTES, FORMAT, HARD_MAX_BYTES, Envelope, as_dict, check_context, seal
 from spine.connection import Argument
 from spine.errors import InvalidInput
-from spine.events import Context, Draft, Event, Priority, from_ms
+from spine.events import Context, Draft, Event, Payload, Priority, from_ms
 from spine.keys import Keys, partition_of
 from spine.names import check_agent_name, check_key, check_type
 
@@ -122,29 +122,36 @@ class Drafts:
         `inherited` is the context where the draft brings none; `completed` returns the final context once the
         partition is known.
         """
-        event_type, payload, version = draft.name, draft.payload, 1
-        if isinstance(draft.type, EventType):
-            payload, version = draft.type, draft.type.event_version
+        event_type, payload, version, context = draft.type, draft.payload, 1, draft.context
+        if type(event_type) is not str or self.catalog is not None:
+            event_type, payload, version = self._typed(draft)
         check_type(event_type)
-        if self.catalog is not None:
-            payload, version = self.catalog.check(event_type, payload)
-        context = draft.context
         if context is None:
             context = inherited or _EMPTY
         elif type(context) is not Context:
             check_context(context)
-        return self.assemble(
+        return self._assemble(
             event_type,
-            as_dict(payload),
+            payload if type(payload) is dict else as_dict(payload),
             context,
-            key=draft.key,
-            priority=draft.priority,
-            type_version=version,
-            topic=event_type if draft.to is None else f"@{check_agent_name(draft.to)}",
-            dedupe_key=draft.dedupe_key,
-            source=source,
-            completed=completed,
+            draft.key,
+            draft.priority,
+            event_type if draft.to is None else f"@{check_agent_name(draft.to)}",
+            draft.dedupe_key,
+            source or self.source,
+            version,
+            None,
+            completed,
         )
+
+    def _typed(self, draft: Draft) -> tuple[str, Payload, int]:
+        """Return type, payload and version of a draft that is an `EventType`, or that the catalogue checks."""
+        event_type, payload, version = draft.name, draft.payload, 1
+        if isinstance(draft.type, EventType):
+            payload, version = draft.type, draft.type.event_version
+        if self.catalog is not None:
+            payload, version = self.catalog.check(check_type(event_type), payload)
+        return event_type, payload, version
 
     def assemble(
         self,
@@ -162,33 +169,54 @@ class Drafts:
         completed: Completed | None = None,
     ) -> Prepared:
         """Return an event ready to append; its type and topic are names that were checked before."""
-        event_id = event_id or self.new_id()
+        return self._assemble(
+            event_type,
+            payload,
+            context,
+            key,
+            priority,
+            topic or event_type,
+            dedupe_key,
+            source or self.source,
+            type_version,
+            event_id,
+            completed,
+        )
+
+    def _assemble(  # by position, because this is half of what publishing costs
+        self,
+        event_type: str,
+        payload: dict[str, Any],
+        context: Context,
+        key: str | None,
+        priority: Priority | None,
+        topic: str,
+        dedupe_key: str | None,
+        source: str,
+        version: int,
+        event_id: str | None,
+        completed: Completed | None,
+    ) -> Prepared:
+        if event_id is None:
+            event_id = f"{self.producer}-{next(self._count):x}"
         lane = context.priority if priority is None else as_priority(priority)
         if context is _EMPTY:
             context = Context(correlation=event_id, priority=lane)
         elif not context.correlation:
             context = context.replace(correlation=event_id, priority=lane)
-        elif lane is not context.priority:
-            context = context.replace(priority=lane)
-        if key is None:
-            key = context.session_id or context.correlation
-        check_key(key)
+        else:
+            check_key(context.correlation, "correlation")
+            if lane is not context.priority:
+                context = context.replace(priority=lane)
+        key = check_key((context.session_id or context.correlation) if key is None else key)
         if dedupe_key is not None:
             check_key(dedupe_key, "dedupe key")
-        check_key(context.correlation, "correlation")
         partition = partition_of(key, self.partitions)
         if completed is not None:
             context = completed(context, partition)
-        given = Envelope(FORMAT, event_id, event_type, key, source or self.source, payload, context, type_version)
+        given = Envelope(FORMAT, event_id, event_type, key, source, payload, context, version)
         envelope, data = seal(given, self.max_bytes)
-        return Prepared(
-            envelope,
-            topic or event_type,
-            int(envelope.context.priority),
-            partition,
-            data,
-            dedupe_key,
-        )
+        return Prepared(envelope, topic, envelope.context.priority, partition, data, dedupe_key)
 
 
 def check_limit(max_bytes: int) -> int:

@@ -1,7 +1,8 @@
 """Appending: publishes coalesce into one script call, one call in flight, each stored exactly once.
 
 While an append is on its way, later ones gather and go together in the next. There is no timer and nothing to tune:
-a lone publish leaves at once, a thousand leave in a few calls.
+a lone publish leaves at once, a thousand leave in a few calls. The next call is sent before the callers of the last one
+are woken, so that client and server work at the same time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from spine.codec import decode_entry
 from spine.connection import Argument, NamespaceChanged, Server, StaleBatch
 from spine.errors import (
     DecodeError,
-    InvalidInput,
     NotDurable,
     ServerUnreachable,
     SpineError,
@@ -29,25 +29,44 @@ from spine.errors import (
 from spine.events import Durability, Event
 from spine.log.calls import ScriptCall
 from spine.log.drafts import Prepared, Write
+from spine.log.durability import DURABILITY_TIMEOUT_MS, check_durability, confirmations, unconfirmed
 from spine.log.streams import Streams
 
-MAX_EVENTS_A_CALL = 512
+MAX_EVENTS_A_CALL = 256
+MIN_EVENTS_A_CALL = 32
 MAX_BYTES_A_CALL = 2 * 1024 * 1024
 MAX_EVENTS_A_BATCH = 10_000
 MAX_BYTES_A_BATCH = 32 * 1024 * 1024
 BATCH_MEMORY_MS = 3_600_000
-DURABILITY_TIMEOUT_MS = 5_000
 APPEND_TIMEOUT_S = 5.0
 
 
 class _Group(msgspec.Struct, gc=False):
-    """The events of one publish: stored together or not at all."""
+    """The events of one publish: stored together or not at all; `alone` when the caller waits for the one event."""
 
     events: Sequence[Prepared]
     writes: Sequence[Write]
     durability: Durability
-    future: asyncio.Future[list[Event[Any]]]
+    future: asyncio.Future[Any]
     size: int
+    alone: bool = False
+
+
+class _Answer(msgspec.Struct, gc=False):
+    """What the server said to a call: the callers are still to be told.
+
+    Attributes:
+        first: number of the first event stored.
+        originals: by place (from 1), what a dedupe key stands for: an event of an earlier call, the place of one of
+            this call, or the error met in reading it.
+    """
+
+    groups: list[_Group]
+    count: int
+    first: int
+    ts_ms: int
+    originals: dict[int, Event[Any] | int | SpineError]
+    undurable: NotDurable | None
 
 
 class Publisher:
@@ -60,7 +79,7 @@ class Publisher:
         self._batch = 0
         self._waiting: deque[_Group] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._checked_run = ""
+        self._confirms: set[tuple[Durability, str]] = set()
 
     async def append(
         self, events: Sequence[Prepared], durability: Durability = "memory", writes: Sequence[Write] = ()
@@ -69,18 +88,24 @@ class Publisher:
 
         Raises `Unavailable` whose `stored` says what became of them.
         """
-        size = sum(len(event.data) for event in events)
+        size = sum([len(event.data) for event in events])
         if len(events) > MAX_EVENTS_A_BATCH or size > MAX_BYTES_A_BATCH:
             raise TooLarge(
                 f"a batch of {len(events):,} events and {size:,} bytes is over the limit of {MAX_EVENTS_A_BATCH:,} "
                 f"events and {MAX_BYTES_A_BATCH:,} bytes. Publish it in several batches. Nothing was stored."
             )
         if durability != "memory":
-            await self._check_durability(durability)
+            await self._check(durability)
         future: asyncio.Future[list[Event[Any]]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Group(events, writes, durability, future, size))
-        if self._task is None:
-            self._task = asyncio.create_task(self._flush(), name="spine-publisher")
+        self._add(_Group(events, writes, durability, future, size))
+        return await future
+
+    async def append_one(self, event: Prepared, durability: Durability = "memory") -> Event[Any]:
+        """Append one event; return it as stored. Raises `Unavailable` whose `stored` says what became of it."""
+        if durability != "memory":
+            await self._check(durability)
+        future: asyncio.Future[Event[Any]] = asyncio.get_running_loop().create_future()
+        self._add(_Group((event,), (), durability, future, len(event.data), True))
         return await future
 
     async def drain(self) -> None:
@@ -88,36 +113,67 @@ class Publisher:
         while self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def _check(self, durability: Durability) -> None:
+        run = (durability, self._server.info.run_id)
+        if run not in self._confirms:
+            await check_durability(self._server, durability)
+            self._confirms.add(run)
+
+    def _add(self, group: _Group) -> None:
+        self._waiting.append(group)
+        if self._task is None:
+            self._task = asyncio.create_task(self._flush(), name="spine-publisher")
+
     async def _flush(self) -> None:
+        answer: _Answer | None = None
         groups: list[_Group] = []
         try:
             while self._waiting:
-                groups = self._gather()
-                try:
-                    await self._store(groups)
-                except StreamBlocked as error:
-                    await self._store_apart(groups, error)
-                except (SpineError, RedisError, OSError) as error:
-                    _fail(groups, error)
+                groups = self._gather(answer.count if answer else 0)
+                if answer is None:
+                    answer = await self._try(groups)
+                else:
+                    sending = asyncio.create_task(self._try(groups), name="spine-append")
+                    _tell(answer)  # its callers run after the next call has left
+                    answer = None
+                    answer = await sending
+            if answer is not None:
+                _tell(answer)
         except BaseException:
             _fail(groups, ServerUnreachable("the publisher was stopped", stored=None))
-            _fail(self._waiting, ServerUnreachable("the publisher was stopped. Nothing was stored."))
+            _fail(self._waiting, ServerUnreachable("the publisher was stopped. Nothing was stored.", stored=False))
             self._waiting.clear()
             raise
         finally:
             self._task = None
 
-    def _gather(self) -> list[_Group]:
-        """Take the next groups that may share a call: same durability, within the limits of a call."""
+    def _gather(self, answered: int) -> list[_Group]:
+        """Take the next groups that may share a call: same durability, within the limits of a call.
+
+        Half of what is under way (waiting, or about to come again from the `answered` callers) is enough for one call:
+        the other half is worked on here while the server works on this one.
+        """
+        half = (len(self._waiting) + answered + 1) // 2
+        most = min(MAX_EVENTS_A_CALL, max(MIN_EVENTS_A_CALL, half))
         first = self._waiting.popleft()
         groups, count, size = [first], len(first.events), first.size
         while self._waiting:
             group = self._waiting[0]
             count, size = count + len(group.events), size + group.size
-            if group.durability != first.durability or count > MAX_EVENTS_A_CALL or size > MAX_BYTES_A_CALL:
+            if group.durability != first.durability or count > most or size > MAX_BYTES_A_CALL:
                 break
             groups.append(self._waiting.popleft())
         return groups
+
+    async def _try(self, groups: list[_Group]) -> _Answer | None:
+        """Store `groups`; return the answer, or nothing when the callers know already that it failed."""
+        try:
+            return await self._store(groups)
+        except StreamBlocked as error:
+            await self._store_apart(groups, error)
+        except (SpineError, RedisError, OSError) as error:
+            _fail(groups, error)
+        return None
 
     async def _store_apart(self, groups: list[_Group], blocked: StreamBlocked) -> None:
         """One blocked stream refuses a whole call: each group is tried alone, so that only the culprits fail."""
@@ -126,11 +182,11 @@ class Publisher:
             return
         for group in groups:
             try:
-                await self._store([group])
+                _tell(await self._store([group]))
             except (SpineError, RedisError, OSError) as error:
                 _fail([group], error)
 
-    async def _store(self, groups: list[_Group]) -> None:
+    async def _store(self, groups: list[_Group]) -> _Answer:
         self._batch += 1
         durability = groups[0].durability
         attempts = 0
@@ -141,7 +197,7 @@ class Publisher:
             known = self._server.namespace
             try:
                 call, args = self._call(groups)
-                around = _confirmations(durability, call.keys[4] if attempts > 1 else None)
+                around = confirmations(durability, call.keys[4] if attempts > 1 else None)
                 timeout = APPEND_TIMEOUT_S + (DURABILITY_TIMEOUT_MS / 1000 if around else 0)
                 replies = await self._server.evaluate(
                     self._server.writer, "append", call.keys, args, *around, timeout=timeout
@@ -158,11 +214,11 @@ class Publisher:
             raise ServerUnreachable(
                 "the append was overtaken by a later one of this client after a lost connection", stored=None
             ) from error
-        await self._resolve(groups, call, replies)
+        return await self._answer(groups, call, replies)
 
     def _call(self, groups: list[_Group]) -> tuple[ScriptCall, list[Argument]]:
         call = ScriptCall(self._server.keys, self._producer, self._streams)
-        prepared = groups[0].events if len(groups) == 1 else [event for group in groups for event in group.events]
+        prepared = _events_of(groups)
         events = call.events(prepared)
         dedupe_count = 0
         dedupes: list[Argument] = []
@@ -173,36 +229,39 @@ class Publisher:
         writes: list[Write] = []
         before = 0
         for group in groups:
-            writes += [write.shifted(before) for write in group.writes]
+            if group.writes:
+                writes += [write.shifted(before) for write in group.writes]
             before += len(group.events)
         written = call.writes(writes)
         head = (self._server.namespace.epoch, self._batch, BATCH_MEMORY_MS)
         return call, [*head, *call.streams_args(), *events, dedupe_count, *dedupes, *written]
 
-    async def _resolve(self, groups: list[_Group], call: ScriptCall, replies: list[Any]) -> None:
-        first_text, ts_text, skipped_text, registered = replies[0].decode().split(" ")
+    async def _answer(self, groups: list[_Group], call: ScriptCall, replies: list[Any]) -> _Answer:
+        first_text, ts_text, skipped, registered = replies[0].decode().split(" ")
         call.learn(registered)
-        seq, ts_ms = int(first_text), int(ts_text)
-        skipped = dict(pair.split("=") for pair in skipped_text.split(",")) if skipped_text != "-" else {}
-        stored: list[Event[Any]] = []
-        undurable = _unconfirmed(groups[0].durability, replies[1:])
-        for group in groups:
-            start = len(stored)
-            for prepared in group.events:
-                original = skipped.get(str(len(stored) + 1)) if skipped else None
-                if original is None:
-                    stored.append(prepared.stored(seq, ts_ms))
-                    seq += 1
-                elif original.startswith("@"):
-                    stored.append(stored[int(original[1:]) - 1])
-                else:
-                    stored.append(await self._original(prepared, original))
-            if not group.future.done():
-                if undurable is not None:
-                    group.future.set_exception(undurable)
-                else:
-                    group.future.set_result(stored[start:])
-        self._server.highest_seen = max(self._server.highest_seen, seq - 1)
+        prepared = _events_of(groups)
+        originals = {} if skipped == "-" else await self._originals(prepared, skipped)
+        first, count = int(first_text), len(prepared)
+        self._server.highest_seen = max(self._server.highest_seen, first + count - len(originals) - 1)
+        return _Answer(groups, count, first, int(ts_text), originals, unconfirmed(groups[0].durability, replies[1:]))
+
+    async def _originals(self, prepared: Sequence[Prepared], skipped: str) -> dict[int, Event[Any] | int | SpineError]:
+        """Return, by place, what is stored under the dedupe keys that the script knew.
+
+        `skipped` holds ``place=seq:stream:ts`` for an event of an earlier call, ``place=@place`` for one of this call.
+        """
+        found: dict[int, Event[Any] | int | SpineError] = {}
+        for pair in skipped.split(","):
+            place, reference = pair.split("=")
+            if reference.startswith("@"):
+                found[int(place)] = int(reference[1:])
+                continue
+            try:
+                found[int(place)] = await self._original(prepared[int(place) - 1], reference)
+            except SpineError as error:
+                error.stored = True
+                found[int(place)] = error
+        return found
 
     async def _original(self, prepared: Prepared, reference: str) -> Event[Any]:
         """Return the event that is stored under the dedupe key of `prepared`."""
@@ -218,70 +277,51 @@ class Publisher:
                     break
         return prepared.stored(int(seq), int(ts_ms))
 
-    async def _check_durability(self, durability: Durability) -> None:
-        """Refuse, before anything is stored, what this server cannot confirm."""
-        if durability not in ("disk", "replicas"):
-            raise InvalidInput(f"durability is 'memory', 'disk' or 'replicas', not {durability!r}. Nothing was stored.")
-        run = f"{durability} {self._server.info.run_id}"
-        if self._checked_run == run:
-            return
-        if durability == "disk":
-            info = (await self._server.command("INFO", "persistence")).decode()
-            if "aof_enabled:1" not in info:
-                raise NotDurable(
-                    "durability='disk' needs the append-only file, which is off on this server (appendonly no). "
-                    "Nothing was stored.",
-                    stored=False,
-                )
-            if not has_waitaof(self._server) and not await _fsyncs_always(self._server):
-                raise NotDurable(
-                    "durability='disk' needs WAITAOF (Redis 7.2+, Valkey) or appendfsync always. Nothing was stored.",
-                    stored=False,
-                )
-        self._checked_run = run
+
+def _events_of(groups: list[_Group]) -> Sequence[Prepared]:
+    return groups[0].events if len(groups) == 1 else [event for group in groups for event in group.events]
 
 
-def has_waitaof(server: Server) -> bool:
-    """Tell whether the server can wait for its append-only file."""
-    return server.info.product == "valkey" or server.info.version >= (7, 2)
+def _tell(answer: _Answer) -> None:
+    """Hand the stored events to the callers that wait for them."""
+    if answer.undurable is not None:
+        _fail(answer.groups, answer.undurable)
+        return
+    if answer.originals:
+        _tell_of_originals(answer)
+        return
+    seq, ts_ms = answer.first, answer.ts_ms
+    for group in answer.groups:
+        future = group.future
+        if group.alone:
+            if not future.done():
+                future.set_result(group.events[0].stored(seq, ts_ms))
+            seq += 1
+        else:
+            if not future.done():
+                future.set_result([event.stored(at, ts_ms) for at, event in enumerate(group.events, seq)])
+            seq += len(group.events)
 
 
-async def _fsyncs_always(server: Server) -> bool:
-    reply = await server.command("CONFIG", "GET", "appendfsync")
-    return len(reply) == 2 and reply[1] == b"always"
-
-
-def _confirmations(durability: Durability, touch: str | None) -> list[tuple[Argument, ...]]:
-    """Return the commands that wait for `durability`.
-
-    A repeated append may have written nothing on this connection, and the wait would prove nothing: `touch` is then
-    written first.
-    """
-    if durability == "memory":
-        return []
-    commands: list[tuple[Argument, ...]] = []
-    if touch is not None:
-        commands.append(("SET", f"{touch}:touch", "1", "PX", 60_000))
-    if durability == "disk":
-        commands.append(("WAITAOF", 1, 0, DURABILITY_TIMEOUT_MS))
-    else:
-        commands.append(("WAIT", 1, DURABILITY_TIMEOUT_MS))
-    return commands
-
-
-def _unconfirmed(durability: Durability, replies: list[Any]) -> NotDurable | None:
-    if durability == "memory":
-        return None
-    reply = replies[-1]
-    if isinstance(reply, RedisError):
-        if "unknown command" in str(reply).lower():
-            return None
-        return NotDurable(f"the events are in memory, but the server would not confirm more: {reply}")
-    confirmed = reply[0] if isinstance(reply, list) else reply
-    if confirmed >= 1:
-        return None
-    where = "on disk" if durability == "disk" else "on a replica"
-    return NotDurable(f"the events are in memory, but not confirmed {where} within {DURABILITY_TIMEOUT_MS} ms")
+def _tell_of_originals(answer: _Answer) -> None:
+    """The same where some events were not stored, because their dedupe key stands for another."""
+    stored: list[Event[Any] | SpineError] = []
+    seq = answer.first
+    for group in answer.groups:
+        start = len(stored)
+        for event in group.events:
+            original = answer.originals.get(len(stored) + 1)
+            if original is None:
+                stored.append(event.stored(seq, answer.ts_ms))
+                seq += 1
+            else:
+                stored.append(stored[original - 1] if isinstance(original, int) else original)
+        of_group = stored[start:]
+        error = next((found for found in of_group if isinstance(found, SpineError)), None)
+        if error is not None:
+            _fail([group], error)
+        elif not group.future.done():
+            group.future.set_result(of_group[0] if group.alone else of_group)
 
 
 def _fail(groups: Iterable[_Group], error: BaseException) -> None:

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from spine import Draft, NotDurable
-from spine.log import publisher
+from spine.log import durability
 from spine.testing.servers import RedisServer
 from spine.testing.waiting import wait_until
 
@@ -68,7 +68,7 @@ async def test_disk_is_refused_before_anything_is_stored_where_there_is_no_file(
 async def test_without_a_replica_the_event_is_in_memory_and_said_to_be(
     connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "DURABILITY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(durability, "DURABILITY_TIMEOUT_MS", 50)
     spine = await connect(durability="replicas")
     with pytest.raises(NotDurable, match="not confirmed on a replica within 50 ms") as error:
         await spine.publish("a.b", {"i": 1}, key="k")
@@ -89,7 +89,7 @@ async def test_a_replica_confirms_and_a_frozen_one_does_not(
         event = await spine.publish("a.b", {"i": 1}, key="k")
         assert copy.get(spine.server.keys.seq) == str(event.seq).encode()
 
-        monkeypatch.setattr(publisher, "DURABILITY_TIMEOUT_MS", 100)
+        monkeypatch.setattr(durability, "DURABILITY_TIMEOUT_MS", 100)
         replica.pause()
         results = await asyncio.gather(
             *(spine.publish("a.b", {"i": i}, key="k") for i in range(2, 12)), return_exceptions=True
@@ -98,7 +98,7 @@ async def test_a_replica_confirms_and_a_frozen_one_does_not(
         assert all(result.stored is True for result in results if isinstance(result, NotDurable))
         assert [event.payload["i"] async for event in spine.replay()] == list(range(1, 12))
         replica.cont()
-        monkeypatch.setattr(publisher, "DURABILITY_TIMEOUT_MS", 5_000)
+        monkeypatch.setattr(durability, "DURABILITY_TIMEOUT_MS", 5_000)
         assert (await spine.publish("a.b", {"i": 12}, key="k")).payload == {"i": 12}
         await spine.close()
 
