@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spine.catalog.types import Catalog, EventType
     from spine.client import Spine
     from spine.coordination.answers import Answer, Answers, best, collect, majority
+    from spine.coordination.gate import on_all, on_missing
     from spine.coordination.handoff import Sequence
     from spine.coordination.routing import Decision, Router, confidence, field, rule
     from spine.delivery.retry import Retry
@@ -74,6 +75,10 @@ _HOMES = {
         "best",
         "collect",
         "majority",
+    ),
+    "spine.coordination.gate": (
+        "on_all",
+        "on_missing",
     ),
     "spine.coordination.handoff": ("Sequence",),
     "spine.coordination.routing": (
@@ -202,6 +207,8 @@ __all__ = [
     "field",
     "majority",
     "on",
+    "on_all",
+    "on_missing",
     "reduces",
     "rule",
     "run",

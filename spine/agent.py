@@ -11,6 +11,7 @@ import msgspec
 from pydantic import BaseModel
 
 from spine.catalog.types import EventType
+from spine.coordination.gate import gates_of
 from spine.declarations import check_patterns, find, marked, names_around, payload_model
 from spine.delivery.retry import OnDead, Retry
 from spine.errors import InvalidInput
@@ -101,6 +102,7 @@ class Agent(Reducing[StateT]):
     prefetch: ClassVar[int] = 1024
     ageing_s: ClassVar[float] = 5.0
     handlers: ClassVar[tuple[HandlerSpec, ...]] = ()
+    time_outs: ClassVar[dict[str, HandlerSpec]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -119,6 +121,13 @@ class Agent(Reducing[StateT]):
                     **chosen,
                 )
             )
+        gates = gates_of(cls)
+        for gate in gates:
+            specs.append(HandlerSpec(patterns=gate.conditions, function=gate, **gate.options))
+        cls.time_outs = {
+            gate.time_out_type: HandlerSpec(patterns=(gate.time_out_type,), function=gate, **gate.missing_options)
+            for gate in gates
+        }
         seen: dict[str, str] = {}
         for spec in specs:
             for pattern in spec.patterns:
@@ -132,7 +141,7 @@ class Agent(Reducing[StateT]):
     @classmethod
     def handler_of(cls, event_type: str) -> HandlerSpec | None:
         """Return the handler for a type; an exact name goes before a pattern."""
-        return find(cls.handlers, event_type)
+        return cls.time_outs.get(event_type) or find(cls.handlers, event_type)
 
     @classmethod
     def topics(cls) -> tuple[str, ...]:

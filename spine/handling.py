@@ -81,6 +81,9 @@ class Host(Protocol):
     async def state_at(self, key: str, seq: int) -> Any:
         """Return the state of a key at a seq."""
 
+    def is_cancelled(self, event: Event[Any]) -> bool:
+        """Tell whether the correlation of an event was cancelled after it was stored."""
+
 
 class Handling:
     """The handling of one event by one agent.
@@ -185,6 +188,14 @@ class Handling:
                 sequence=None,
             )
         return self._child
+
+    def inherit_priority(self, priority: Priority) -> None:
+        """Let what is published here inherit another lane than the event's own."""
+        self._child = self.child_context.replace(priority=priority)
+
+    def is_cancelled(self, event: Event[Any]) -> bool:
+        """Tell whether the correlation of an earlier event was cancelled after it was stored."""
+        return self._host.is_cancelled(event)
 
     def publish(
         self,

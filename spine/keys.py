@@ -206,6 +206,10 @@ class Keys:
         """Sorted set: handlers in hand of an agent with a limit over all its workers, by expiry in ms."""
         return f"{self.prefix}slots:{agent}"
 
+    def gate(self, agent: str, partition: int, gate: str, key: str) -> str:
+        """Hash: type → event that came to a gate that still waits; the empty field holds the round's time-out."""
+        return f"{self.prefix}gate:{agent}:{partition}:{gate}:{key}"
+
     def gather(self, partition: int, gather: str) -> str:
         """Hash: answers of one durable fan-out."""
         return f"{self.prefix}gather:{partition}:{gather}"

@@ -16,6 +16,7 @@ from spine.connection import Server, is_passing
 from spine.delivery.commits import Committer, Held, NoLongerPending
 from spine.errors import InvalidInput, SpineError
 from spine.events import Event, from_ms, to_ms
+from spine.keys import Keys
 from spine.log.drafts import Drafts, Prepared, Write
 from spine.log.listener import Entries, Listener
 
@@ -82,6 +83,14 @@ def schedule_writes(drafts: Drafts, prepared: Prepared, due: int) -> tuple[Write
         Write("HSET", keys.scheduled, "hash", (prepared.envelope.id, stored)),
         Write("ZADD", keys.due, "zset", (due, prepared.envelope.id)),
         Write("XADD", keys.control, "stream", ("MAXLEN", "~", 100, "*", "due", due)),
+    )
+
+
+def unschedule_writes(keys: Keys, scheduled_id: str) -> tuple[Write, ...]:
+    """Return the writes that take an event out of the timetable, if it is still there."""
+    return (
+        Write("ZREM", keys.due, "zset", (scheduled_id,)),
+        Write("HDEL", keys.scheduled, "hash", (scheduled_id,)),
     )
 
 
