@@ -305,6 +305,7 @@ class Spine:
     request_draft = _blocking(AsyncSpine.request_draft)
     fan_out = _blocking(AsyncSpine.fan_out)
     fan_out_stream = _iterating(AsyncSpine.fan_out_stream)
+    gather = _blocking(AsyncSpine.gather)
     request_stream = _iterating(AsyncSpine.request_stream)
     read_reply = _blocking(AsyncSpine.read_reply)
     session = _blocking(AsyncSpine.session)

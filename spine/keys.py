@@ -11,6 +11,8 @@ from functools import cached_property
 from spine.names import check_name
 
 PREFIX = "spine:"
+# What the keys begin with, after the namespace, that are made for a while: each must have a time to live.
+TEMPORARY = ("prod:", "dedupe:", "reply:", "inbox:", "subscribers", "steps:", "rate:", "slots:")
 
 
 def partition_of(key: str, partitions: int) -> int:
@@ -187,7 +189,7 @@ class Keys:
         return f"{self.prefix}crash:{agent}:{partition}"
 
     def steps(self, agent: str, partition: int, seq: int) -> str:
-        """Hash: name of a step of the handling of one event → its result."""
+        """Hash with TTL: name of a step of the handling of one event → its result."""
         return f"{self.prefix}steps:{agent}:{partition}:{seq}"
 
     def done(self, agent: str, partition: int, seq: int) -> str:
@@ -199,11 +201,11 @@ class Keys:
         return f"{self.prefix}dead:{agent}"
 
     def rate(self, agent: str) -> str:
-        """String: the time at which the agent's rate is spent (GCRA), in ms."""
+        """String with TTL: the time at which the agent's rate is spent (GCRA), in ms."""
         return f"{self.prefix}rate:{agent}"
 
     def slots(self, agent: str) -> str:
-        """Sorted set: handlers in hand of an agent with a limit over all its workers, by expiry in ms."""
+        """Sorted set with TTL: handlers in hand of an agent with a limit over all its workers, by expiry in ms."""
         return f"{self.prefix}slots:{agent}"
 
     def gate(self, agent: str, partition: int, gate: str, key: str) -> str:

@@ -8,15 +8,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from spine.testing.memory import forget
+from spine.testing.leftovers import clean, leftovers
 from spine.testing.servers import RedisServer
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def server(spine_server: RedisServer) -> RedisServer:
     """One server for the whole run. A test that stops or pauses servers starts its own."""
-    with RedisServer.start(tmp_path_factory.mktemp("server")) as running:
-        yield running
+    return spine_server
 
 
 @pytest.fixture
@@ -26,19 +25,18 @@ def url(server: RedisServer) -> str:
 
 
 @pytest.fixture
-def memory_url() -> Iterator[str]:
+def memory_url(spine_memory_url: str) -> str:
     """A server of this test inside the process."""
-    url = f"memory://{secrets.token_hex(8)}"
-    yield url
-    forget(url)
+    return spine_memory_url
 
 
 @pytest.fixture
 def namespace(url: str) -> Iterator[str]:
-    """A namespace that no other test has seen; its keys are deleted afterwards."""
+    """A namespace that no other test has seen; what is left behind fails the test, and is deleted."""
     name = f"test-{secrets.token_hex(8)}"
     yield name
     with redis.Redis.from_url(url) as client:
-        keys = list(client.scan_iter(match=f"spine:{{{name}}}:*", count=1000))
-        if keys:
-            client.unlink(*keys)
+        found = leftovers(client, name)
+        clean(client, name)
+    if found:
+        pytest.fail("the test left keys behind:\n" + "\n".join(found), pytrace=False)

@@ -13,6 +13,7 @@ from spine.catalog.stored import Known, load
 from spine.client import Spine
 from spine.codec import decode_entry
 from spine.connection import Argument
+from spine.delivery.records import Done
 from spine.errors import DecodeError
 from spine.events import Event
 from spine.keys import partition_of
@@ -21,6 +22,7 @@ from spine.names import RESERVED, matcher
 
 SAMPLE = 100
 DONE_SAMPLE = 20
+HANDLED = frozenset({"done", "dead"})
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -151,7 +153,7 @@ async def _handled_by(spine: Spine, agents: list[str], events: list[Event[Any]])
     handled = {
         agent
         for (agent, _), reply in zip(asked, replies, strict=True)
-        if reply and reply.endswith((b",done", b",dead"))
+        if reply and Done.decode(reply).outcome in HANDLED
     }
     return tuple(sorted(handled))
 

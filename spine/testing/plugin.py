@@ -1,0 +1,124 @@
+"""The pytest plugin: a `spine` for each test, in a namespace of its own that is cleaned up.
+
+By default all tests of a run share one real server, started with the first test that asks and stopped at the end.
+``--spine-server memory`` (or ``spine_server = memory`` in the configuration) runs the same tests on ``memory://``, a
+URL on a server that is there already.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import pytest
+
+if TYPE_CHECKING:
+    import redis
+
+    from spine import Spine
+    from spine.testing.servers import RedisServer
+
+EMBEDDED = "embedded"
+MEMORY = "memory"
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def async_fixture(function: FunctionT) -> FunctionT:
+    """Make `function` a fixture of pytest-asyncio, whatever its mode; where that is missing, of whoever runs it."""
+    try:
+        from pytest_asyncio import fixture
+    except ImportError:
+        return cast(FunctionT, pytest.fixture(function))
+    return cast(FunctionT, fixture(function))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare what may be chosen."""
+    text = "server of the `spine` fixture: embedded (a real one, for this run), memory, or a URL"
+    parser.getgroup("spine").addoption("--spine-server", metavar="SERVER", help=text)
+    parser.addini("spine_server", text, default=EMBEDDED)
+    parser.addini("spine_leftovers", "fail tests that leave keys behind", type="bool", default=True)
+
+
+@pytest.fixture(scope="session")
+def spine_server_choice(pytestconfig: pytest.Config) -> str:
+    """``embedded``, ``memory`` or a URL."""
+    return str(pytestconfig.getoption("--spine-server") or pytestconfig.getini("spine_server"))
+
+
+@pytest.fixture(scope="session")
+def spine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real server for the whole run. A test that stops or pauses servers starts its own."""
+    from spine.testing.servers import RedisServer
+
+    with RedisServer.start(tmp_path_factory.mktemp("spine-server")) as running:
+        yield running
+
+
+@pytest.fixture
+def spine_memory_url() -> Iterator[str]:
+    """A server inside this process, of this test alone."""
+    from spine.testing.memory import forget
+
+    url = f"memory://{secrets.token_hex(8)}"
+    yield url
+    forget(url)
+
+
+@pytest.fixture
+def spine_url(request: pytest.FixtureRequest, spine_server_choice: str) -> str:
+    """Where the server of this test is."""
+    if spine_server_choice == MEMORY:
+        return str(request.getfixturevalue("spine_memory_url"))
+    if spine_server_choice == EMBEDDED:
+        return str(request.getfixturevalue("spine_server").url)
+    return spine_server_choice
+
+
+@pytest.fixture
+def spine_namespace(pytestconfig: pytest.Config, spine_url: str, spine_server_choice: str) -> Iterator[str]:
+    """A namespace that no other test has seen. Its keys are looked at and deleted afterwards."""
+    from spine.testing.leftovers import clean, leftovers
+
+    name = f"test-{secrets.token_hex(8)}"
+    yield name
+    with _client(spine_url) as client:
+        found = leftovers(client, name, own_server=spine_server_choice in (EMBEDDED, MEMORY))
+        clean(client, name)
+    if found and pytestconfig.getini("spine_leftovers"):
+        pytest.fail("the test left keys behind:\n" + "\n".join(found), pytrace=False)
+
+
+@async_fixture
+async def spine_connect(spine_url: str, spine_namespace: str) -> AsyncIterator[Callable[..., Awaitable[Spine]]]:
+    """A function that opens a further client in the namespace of this test, with options of its own.
+
+    ``await spine_connect(name="web")``
+    """
+    from spine import Spine
+
+    async with AsyncExitStack() as stack:
+
+        async def connect(**options: Any) -> Spine:
+            return await stack.enter_async_context(Spine(spine_url, namespace=spine_namespace, **options))
+
+        yield connect
+
+
+@async_fixture
+async def spine(spine_connect: Callable[..., Awaitable[Spine]]) -> Spine:
+    """An open client in a namespace of this test's own."""
+    return await spine_connect()
+
+
+def _client(url: str) -> redis.Redis:
+    if url.startswith("memory://"):
+        from spine.testing.memory import memory_client
+
+        return memory_client(url)
+    import redis
+
+    return redis.Redis.from_url(url)
