@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from spine.cli import agents, namespace
+from spine.cli import agents, dlq, namespace
 from spine.cli.agents import cancel, lag
 from spine.cli.catalog import catalog
 from spine.cli.dev import dev
@@ -63,6 +63,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
 for panel, command in COMMANDS:
     app.command(rich_help_panel=panel)(command)
 app.add_typer(agents.app, name="agents", rich_help_panel=AGENTS)
+app.add_typer(dlq.app, name="dlq", rich_help_panel=AGENTS)
 app.add_typer(namespace.app, name="namespace", rich_help_panel=SERVER)
 
 
