@@ -257,7 +257,7 @@ class Spine(Past):
         return fan_out_stream(asker, type, items, context=context, **options)
 
     async def gather(
-        self, type: str, items: Items, *, then: str, context: Context | None = None, **options: Any
+        self, /, type: str, items: Items, *, then: str, context: Context | None = None, **options: Any
     ) -> list[Event[Any]]:
         """Ask many; what came of it arrives as an event of type `then`, whoever dies. Returns the questions.
 
