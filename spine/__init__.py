@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from spine.state import reduces
     from spine.timers import Scheduled
     from spine.timetravel import Step
+    from spine.upcast import upcasts
     from spine.worker import Worker, run
 
 _HOMES = {
@@ -138,6 +139,7 @@ _HOMES = {
     "spine.state": ("reduces",),
     "spine.timers": ("Scheduled",),
     "spine.timetravel": ("Step",),
+    "spine.upcast": ("upcasts",),
     "spine.worker": (
         "Worker",
         "run",
@@ -212,6 +214,7 @@ __all__ = [
     "reduces",
     "rule",
     "run",
+    "upcasts",
 ]
 
 

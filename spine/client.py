@@ -46,6 +46,7 @@ from spine.past import Past
 from spine.requests import GATHER, Requests, new_request_id, stream_parts
 from spine.sessions import load_sessions, session_update
 from spine.timers import Scheduled, Timers, due_ms
+from spine.upcast import upcast_all
 
 Moment = int | datetime
 Types = str | Iterable[str]
@@ -346,7 +347,7 @@ class Spine(Past):
         end = head if until is None else min(head, await self._seq_at(until))
         async with aclosing(self.reader.batches(selection, start, end)) as batches:
             async for events in batches:
-                for event in events:
+                for event in upcast_all(events):
                     yield event
 
     async def tail(

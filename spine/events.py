@@ -160,9 +160,9 @@ class Event(msgspec.Struct, Generic[PayloadT], frozen=True, kw_only=True, gc=Fal
         """`ts` in milliseconds since the epoch."""
         return round(self.ts.timestamp() * 1000)
 
-    def with_payload(self, payload: Any) -> Event[Any]:
-        """Return the event with another payload (a validated model for the dict)."""
-        return msgspec.structs.replace(self, payload=payload)
+    def with_payload(self, payload: Any, *, version: int | None = None) -> Event[Any]:
+        """Return the event with another payload (a validated model for the dict; that of another type version)."""
+        return msgspec.structs.replace(self, payload=payload, type_version=version or self.type_version)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as plain JSON-ready values (``ts`` in ISO 8601)."""

@@ -18,6 +18,7 @@ from spine.declarations import check_patterns, find, marked, names_around, paylo
 from spine.errors import InvalidInput, ReducerFailed
 from spine.events import Event
 from spine.names import check_agent_name
+from spine.upcast import upcast
 
 _VERSION = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 StateT = TypeVar("StateT")
@@ -147,6 +148,7 @@ def fold_one(kind: type[Reducing[Any]], state: Any, event: Event[Any]) -> Any:
 def reduced(kind: type[Reducing[Any]], spec: ReducerSpec, state: Any, event: Event[Any]) -> Any:
     """Return what a reducer makes of a state and an event. Raises `ReducerFailed`."""
     try:
+        event = upcast(event, spec.model)
         if spec.model is not None:
             event = event.with_payload(spec.model.model_validate(event.payload))
         result = spec.function(kind._itself, state, event)

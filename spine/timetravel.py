@@ -17,6 +17,7 @@ from spine.names import check_key
 from spine.projection import is_global
 from spine.rebuild import Rebuilder
 from spine.state import Cell, Reducing, StateT
+from spine.upcast import upcast
 
 PRESENT = 2**53 - 1
 WHOLE = ""
@@ -86,7 +87,7 @@ class TimeTravel(Generic[StateT]):
                 for event in events:
                     before = cell.state
                     cell.fold(self._kind, event)
-                    yield Step(event, cast(StateT, before), cast(StateT, cell.state))
+                    yield Step(upcast(event), cast(StateT, before), cast(StateT, cell.state))
 
     async def events(self, key: str, after: int, until: int) -> AsyncGenerator[list[Event[Any]], None]:
         """Yield the events of the fold, in seq order, many at a time."""

@@ -16,6 +16,7 @@ from spine.errors import InvalidInput
 from spine.events import Context, Draft, Event, Payload, Priority, from_ms
 from spine.keys import Keys, partition_of
 from spine.names import check_agent_name, check_key, check_type
+from spine.upcast import is_upcast, today
 
 DEDUPE_WINDOW_MS = 24 * 3_600_000
 
@@ -125,6 +126,8 @@ class Drafts:
         event_type, payload, version, context = draft.type, draft.payload, 1, draft.context
         if type(event_type) is not str or self.catalog is not None:
             event_type, payload, version = self._typed(draft)
+        elif is_upcast(event_type):
+            version = today(event_type)
         check_type(event_type)
         if context is None:
             context = inherited or _EMPTY
@@ -151,6 +154,8 @@ class Drafts:
             payload, version = draft.type, draft.type.event_version
         if self.catalog is not None:
             payload, version = self.catalog.check(check_type(event_type), payload)
+        if isinstance(draft.type, str):
+            version = max(version, today(event_type))
         return event_type, payload, version
 
     def assemble(

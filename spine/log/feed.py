@@ -14,6 +14,7 @@ from spine.events import Event
 from spine.link import ClientClosed
 from spine.log.listener import KEPT, Listener, Watch
 from spine.log.reader import Reader, Selection
+from spine.upcast import upcast
 
 
 class Feed:
@@ -51,7 +52,8 @@ class Feed:
     async def events(self) -> AsyncGenerator[Event[Any], None]:
         """Yield events as they come, until the client is closed; `start` must have been called.
 
-        Raises `Unavailable` when the server stays away; called again, it goes on where it was.
+        Raises `Unavailable` when the server stays away, `DecodeError` for an event that cannot be upcast; called again,
+        it goes on where it was, after such an event.
         """
         try:
             while not self._listener.closed:
@@ -60,7 +62,7 @@ class Feed:
                     async for events in batches:
                         for event in events:
                             self.position = event.seq
-                            yield event
+                            yield upcast(event)
                 self.position = max(self.position, until)
                 await self._rung.wait()
         except ClientClosed:

@@ -23,6 +23,7 @@ from spine.events import Event
 from spine.keys import partition_of
 from spine.log.streams import Stream, Streams
 from spine.names import matcher
+from spine.upcast import upcast, upcast_all
 
 logger = logging.getLogger("spine")
 
@@ -146,10 +147,10 @@ class Reader:
                     yield events
 
     async def forward(self, selection: Selection, after: int, until: int) -> AsyncGenerator[Event[Any], None]:
-        """Yield the same events one by one."""
+        """Yield the same events one by one, their payloads of today's version. Raises `UnknownVersion`."""
         async with aclosing(self.batches(selection, after, until)) as batches:
             async for events in batches:
-                for event in events:
+                for event in upcast_all(events):
                     yield event
 
     async def backward(self, selection: Selection, after: int, until: int) -> AsyncGenerator[Event[Any], None]:
@@ -160,7 +161,7 @@ class Reader:
             async for entries in found:
                 for event in reversed(decode_all(entries)):
                     if accepts is None or accepts(event):
-                        yield event
+                        yield upcast(event)
 
     async def _chunks_backward(self, selection: Selection, after: int, until: int) -> AsyncGenerator[list[Entry], None]:
         references = await self.references(selection, after, until)

@@ -23,6 +23,7 @@ from spine.log.drafts import Prepared, Write
 from spine.requests import FAILED, answer
 from spine.sessions import SessionState
 from spine.state import Cell
+from spine.upcast import upcast
 
 if TYPE_CHECKING:
     from spine.worker.agency import Agency
@@ -180,10 +181,10 @@ class Attempt:
                 self._task.uncancel()
 
     async def _call(self, spec: HandlerSpec, handling: Handling, running: Running) -> None:
-        event = self._event
+        event = upcast(self._event, spec.model)
         if spec.model is not None:
             event = event.with_payload(spec.model.model_validate(event.payload))
-            handling.event = event
+        handling.event = event
         timers = self._timers(spec, running)
         try:
             if spec.is_async:
