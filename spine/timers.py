@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +24,7 @@ from spine.log.listener import Entries, Listener
 logger = logging.getLogger("spine")
 
 LOOK_EVERY_S = 1.0
+TRY_AGAIN_S = 1.0
 DUE_AT_ONCE = 256
 
 
@@ -109,6 +111,7 @@ class Timers:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._makers: dict[str, Maker] = {}
+        self._not_before: dict[str, float] = {}
 
     def serve(self, kind: str, make: Maker) -> None:
         """Let `make` say what follows when an entry called ``kind:…`` is due."""
@@ -162,33 +165,38 @@ class Timers:
             self._changed.clear()
 
     async def _append_due(self) -> float:
-        """Append what is due; return the seconds until the next."""
+        """Append what is due; return the seconds until the next. What fails is tried again later; others go on."""
         keys = self._server.keys
+        passed_over = 0
+        self._not_before = {name: at for name, at in self._not_before.items() if at > time.monotonic()}
         while True:
             found = await self._server.command(
-                "ZRANGEBYSCORE", keys.due, "-inf", "+inf", "WITHSCORES", "LIMIT", 0, DUE_AT_ONCE
+                "ZRANGEBYSCORE", keys.due, "-inf", "+inf", "WITHSCORES", "LIMIT", passed_over, DUE_AT_ONCE
             )
             now = self._server.now_ms()
-            ready = [found[i] for i in range(0, len(found), 2) if float(found[i + 1]) <= now]
-            if ready:
-                raws = await self._server.command("HMGET", keys.scheduled, *ready)
-                names = [name.decode() for name in ready]
-                done = await asyncio.gather(
-                    *(self._append_one(name, raw) for name, raw in zip(names, raws, strict=True))
-                )
-                if not all(done):
-                    return LOOK_EVERY_S
+            ready = [found[i].decode() for i in range(0, len(found), 2) if float(found[i + 1]) <= now]
+            tried = [name for name in ready if name not in self._not_before]
+            passed_over += len(ready) - len(tried) + await self._append_all(tried)
             if len(ready) < DUE_AT_ONCE:
                 waiting = found[2 * len(ready) + 1 :: 2]
                 return max(0.001, (float(waiting[0]) - now) / 1000) if waiting else LOOK_EVERY_S
 
+    async def _append_all(self, names: list[str]) -> int:
+        """Append the entries called `names`; return how many failed."""
+        if not names:
+            return 0
+        raws = await self._server.command("HMGET", self._server.keys.scheduled, *names)
+        done = await asyncio.gather(*(self._append_one(name, raw) for name, raw in zip(names, raws, strict=True)))
+        return done.count(False)
+
     async def _append_one(self, name: str, raw: bytes | None) -> bool:
-        """Append one entry; return whether that went well. One that fails is reported at each look."""
+        """Append one entry; return whether that went well."""
         try:
             await self._append(name, raw)
         except Exception as error:
             log = logger.debug if is_passing(error) else logger.error
             log("what is due as %s cannot be appended: %s: %s", name, type(error).__name__, error)
+            self._not_before[name] = time.monotonic() + TRY_AGAIN_S
             return False
         return True
 
@@ -202,9 +210,7 @@ class Timers:
         elif make is not None:
             events, writes = await make(name, raw)
         else:
-            stored = _decode(raw)
-            envelope = _decode_envelope(memoryview(stored.data)[4:])
-            events.append(Prepared(envelope, stored.topic, stored.lane, stored.partition, stored.data))
+            events += _stored(name, raw)
         try:
             return await self._committer.commit(
                 held=Held("due", keys.due, name),
@@ -213,3 +219,14 @@ class Timers:
             )
         except NoLongerPending:
             return []
+
+
+def _stored(name: str, raw: bytes) -> list[Prepared]:
+    """Return the event that the timetable keeps as `raw`; none, and a report, where that is damaged."""
+    try:
+        stored = _decode(raw)
+        envelope = _decode_envelope(memoryview(stored.data)[4:])
+    except (msgspec.MsgspecError, ValueError) as error:
+        logger.warning("scheduled event %s is damaged and dropped: %s", name, error)
+        return []
+    return [Prepared(envelope, stored.topic, stored.lane, stored.partition, stored.data)]
