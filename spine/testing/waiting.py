@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -13,7 +13,15 @@ FIRST_PAUSE_S = 0.001
 LONGEST_PAUSE_S = 0.05
 
 
-async def wait_until(condition: Callable[[], T | Awaitable[T]], timeout: float = 10.0, what: str = "") -> T:
+@overload
+async def wait_until(condition: Callable[[], Awaitable[T]], timeout: float = ..., what: str = ...) -> T: ...
+
+
+@overload
+async def wait_until(condition: Callable[[], T], timeout: float = ..., what: str = ...) -> T: ...
+
+
+async def wait_until(condition: Callable[[], Any], timeout: float = 10.0, what: str = "") -> Any:
     """Return what `condition` returns as soon as that is true; plain or async.
 
     Args:
