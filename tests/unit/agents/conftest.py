@@ -1,4 +1,4 @@
-"""The conversations that the project ships, and the sample beside the checkout."""
+"""The conversations that the project ships, the sample beside the checkout, and on what servers the team is tried."""
 
 import os
 from pathlib import Path
@@ -20,3 +20,9 @@ def sample() -> Path:
     if not SAMPLE.is_dir():
         pytest.skip(f"no sample conversations in {SAMPLE}")
     return SAMPLE
+
+
+@pytest.fixture(scope="session", params=["memory", "embedded"])
+def spine_server_choice(request: pytest.FixtureRequest) -> str:
+    """The same tests run on both; ``-k memory`` chooses the quick ones."""
+    return str(request.param)

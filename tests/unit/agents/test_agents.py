@@ -1,4 +1,4 @@
-"""What each agent says, and the whole team in one process on a server inside it."""
+"""What each agent says, and the whole team in one process."""
 
 import asyncio
 from contextlib import aclosing
@@ -36,27 +36,28 @@ def test_every_agent_goes_by_the_name_of_its_file() -> None:
         assert agent.__module__ == f"agents.{agent.name}"
 
 
-async def run_here(directory: Path) -> Verdict:
+async def run_here(spine: Spine, directory: Path) -> Verdict:
     """Let the team work through a directory, all of it in this process."""
     dialogues, schema = load_dialogues(directory), load_schema(directory)
-    async with Spine("memory://") as spine:
-        async with Worker(spine, Inquiry, Scheduling, Provider, Document, Concierge):
-            progress = Progress(run=await start_run(spine, len(dialogues)), conversations=len(dialogues))
-            await feed(spine, progress.run, dialogues, schema)
-            async with asyncio.timeout(30), aclosing(spine.tail(after=progress.run)) as events:
-                while not progress.done:
-                    progress.see(await anext(events))
-        return judge(await read_record(spine, progress.run), expectations(directory, dialogues, schema), schema)
+    async with Worker(spine, Inquiry, Scheduling, Provider, Document, Concierge):
+        progress = Progress(run=await start_run(spine, len(dialogues)), conversations=len(dialogues))
+        await feed(spine, progress.run, dialogues, schema)
+        async with asyncio.timeout(30), aclosing(spine.tail(after=progress.run)) as events:
+            while not progress.done:
+                progress.see(await anext(events))
+    return judge(await read_record(spine, progress.run), expectations(directory, dialogues, schema), schema)
 
 
-async def test_the_team_books_as_the_data_says(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_team_books_as_the_data_says(spine: Spine, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVERSATIONS", str(shipped))
-    verdict = await run_here(shipped)
+    verdict = await run_here(spine, shipped)
     assert (verdict.faults, verdict.requested) == ({}, 19)
 
 
-async def test_a_provider_that_knows_no_outcomes_confirms(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_provider_that_knows_no_outcomes_confirms(
+    spine: Spine, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CONVERSATIONS", raising=False)
-    verdict = await run_here(shipped)
+    verdict = await run_here(spine, shipped)
     assert verdict.requested == 19
     assert {name: len(places) for name, places in verdict.faults.items()} == {"contrary": 5}
