@@ -1,4 +1,4 @@
-"""How the arguments of ``append.lua`` and ``commit.lua`` are laid out."""
+"""How the arguments of ``append.lua`` are laid out, and what ``commit.lua`` shares with it."""
 
 from __future__ import annotations
 
@@ -39,12 +39,8 @@ class ScriptCall:
             place = self._places[key] = len(self.keys)
         return place
 
-    def event(self, prepared: Prepared) -> list[Argument]:
-        """Return the two arguments of one event of ``commit.lua``: places and data."""
-        return self.events((prepared,))[1:]
-
     def events(self, prepared: Sequence[Prepared]) -> list[Argument]:
-        """Return the arguments of all events of ``append.lua``, their count first."""
+        """Return the arguments of all events of a call, their count first."""
         keys, names = self.keys, self._keys
         streams, by_key, by_correlation = self._stream_places, self._by_key, self._by_correlation
         places: list[int] = []
