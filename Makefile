@@ -17,6 +17,7 @@ COMPOSE ?= $(shell for engine in "docker compose" "podman compose" docker-compos
 	$$engine version >/dev/null 2>&1 && echo "$$engine" && break; done)
 
 export SPINE_CHAOS_EXAMPLES ?= 200
+export SPINE_CHAOS_SCALE ?= 1
 
 .PHONY: help
 help:  ## show this list
@@ -42,12 +43,12 @@ types: $(INSTALLED_DEV)  ## check types
 	@exec $(BIN)/mypy
 
 .PHONY: chaos
-chaos: $(INSTALLED_DEV)  ## kill processes and servers at random moments, 200 examples [SPINE_CHAOS_EXAMPLES=n]
+chaos: $(INSTALLED_DEV)  ## kill processes and servers at random moments [SPINE_CHAOS_EXAMPLES=200] [SPINE_CHAOS_SCALE=1]
 	@exec $(BIN)/python -m pytest -m chaos $(ARGS)
 
 .PHONY: chaos-ci
-chaos-ci:  ## the same with 20 examples
-	@$(MAKE) --no-print-directory chaos SPINE_CHAOS_EXAMPLES=20
+chaos-ci:  ## the same, small: 20 examples, a fiftieth of the events
+	@$(MAKE) --no-print-directory chaos SPINE_CHAOS_EXAMPLES=20 SPINE_CHAOS_SCALE=0.02
 
 .PHONY: soak
 soak: $(INSTALLED_DEV)  ## run the long and the large tests

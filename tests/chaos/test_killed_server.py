@@ -1,0 +1,62 @@
+"""The server is killed again and again: what was acknowledged is there, once, and no number is given twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+import redis
+
+from spine import NotDurable, Spine, Unavailable
+from spine.testing.servers import RedisServer
+
+SCALE = float(os.environ.get("SPINE_CHAOS_SCALE", "1"))
+EVENTS = round(100_000 * SCALE)
+KILLS = max(2, round(20 * SCALE))
+PUBLISHERS = 64
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240 + 1800 * SCALE)]
+
+
+async def test_acknowledged_events_survive_kills_of_the_server(tmp_path: Path) -> None:
+    acknowledged: dict[int, int] = {}
+    handed_out = iter(range(EVENTS))
+    with RedisServer.start(tmp_path, appendonly=True) as server:
+        async with Spine(server.url, namespace="chaos", durability="disk", patience_s=60) as spine:
+
+            async def publish() -> None:
+                for n in handed_out:
+                    try:
+                        event = await spine.publish("a.b", {"n": n}, key=f"k{n % 97}")
+                    except NotDurable:
+                        continue
+                    except Unavailable as error:
+                        assert error.stored is not True
+                        continue
+                    assert event.seq not in acknowledged
+                    acknowledged[event.seq] = n
+
+            async def kill() -> None:
+                for kill in range(KILLS):
+                    goal = EVENTS * (kill + 1) // (KILLS + 2)
+                    while len(acknowledged) < goal and not all(task.done() for task in tasks):
+                        await asyncio.sleep(0.01)
+                    await asyncio.to_thread(server.kill)
+                    await asyncio.to_thread(server.restart)
+
+            tasks = [asyncio.create_task(publish()) for _ in range(PUBLISHERS)]
+            killing = asyncio.create_task(kill())
+            await asyncio.gather(*tasks)
+            killing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await killing
+            found = [(event.seq, event.payload["n"]) async for event in spine.replay()]
+            with redis.Redis.from_url(server.url) as client:
+                assert client.info("commandstats").get("cmdstat_waitaof") is not None
+    assert len({seq for seq, _ in found}) == len(found)
+    assert len({n for _, n in found}) == len(found), "stored twice"
+    assert acknowledged.items() <= dict(found).items(), "an acknowledged event is lost or has another number"
+    assert len(acknowledged) > EVENTS * 0.9
