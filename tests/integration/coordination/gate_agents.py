@@ -1,0 +1,33 @@
+"""An agent with a gate of two and one of three, which meets the test in the opened handler."""
+
+from typing import Any
+
+from meeting import meet
+
+from spine import Agent, Event, Handling, on_all, on_missing
+
+Events = dict[str, Event[Any]]
+
+
+class Scheduling(Agent):
+    name = "scheduling"
+
+    @on_all("requirement.complete", "payment.cleared", within=60)
+    async def book(self, events: Events, ctx: Handling) -> None:
+        await ctx.publish("booking.made", {type: event.payload["n"] for type, event in events.items()})
+        await meet(ctx, "book")
+
+
+class Hasty(Agent):
+    """Waits for one second only."""
+
+    name = "hasty"
+
+    @on_all("requirement.complete", "payment.cleared", "room.found", within=1)
+    async def book(self, events: Events, ctx: Handling) -> None:
+        await ctx.publish("booking.made", {type: event.payload["n"] for type, event in events.items()})
+
+    @on_missing("book")
+    async def remind(self, events: Events, missing: tuple[str, ...], ctx: Handling) -> None:
+        await ctx.publish("customer.reminded", {"came": list(events), "missing": list(missing)})
+        await meet(ctx, "remind")
