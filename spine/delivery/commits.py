@@ -15,6 +15,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from spine.connection import Argument, NamespaceChanged, Server, StaleBatch, is_passing
+from spine.delivery.calls import CommitCall
 from spine.errors import LeaseLost, ServerUnreachable, SpineError, StateConflict, StreamBlocked
 from spine.events import Event
 from spine.log.calls import ScriptCall
@@ -56,6 +57,7 @@ class Unit(msgspec.Struct, gc=False, kw_only=True):
         lease: key of the lease that must still be of `generation`; empty for none.
         generation: fencing token.
         held: the handled event.
+        done: key and text of its done record; its field is the number that the reference of `held` begins with.
         expected: (index list, seq): the list's last event must not be later.
         events: what is appended.
         writes: what else is written.
@@ -66,6 +68,7 @@ class Unit(msgspec.Struct, gc=False, kw_only=True):
     lease: str = ""
     generation: int = 0
     held: Held = Held()
+    done: tuple[str, str] | None = None
     expected: tuple[tuple[str, int], ...] = ()
     events: Sequence[Prepared] = ()
     writes: Sequence[Write] = ()
@@ -203,23 +206,8 @@ class Committer:
         self._resolve(units, call, reply)
 
     def _call(self, units: list[Unit]) -> tuple[ScriptCall, list[Argument]]:
-        call = ScriptCall(self._server.keys, self._producer, self._streams)
-        body: list[Argument] = [len(units)]
-        for unit in units:
-            body += (call.place(unit.lease) if unit.lease else 0, unit.generation, unit.held.kind)
-            if unit.held.kind == "pending":
-                body += (call.place(unit.held.source), unit.held.group, unit.held.reference)
-            elif unit.held.kind != "none":
-                body += (call.place(unit.held.source), unit.held.reference)
-            body.append(len(unit.expected))
-            for key, seq in unit.expected:
-                body += (call.place(key), seq)
-            body.append(len(unit.events))
-            for prepared in unit.events:
-                body += call.event(prepared)
-            body += call.writes(unit.writes)
-        args: list[Argument] = [self._server.namespace.epoch, self._batch, BATCH_MEMORY_MS]
-        return call, [*args, *call.streams_args(), *body]
+        call = CommitCall(self._server.keys, self._producer, self._streams)
+        return call, [self._server.namespace.epoch, self._batch, BATCH_MEMORY_MS, *call.units(units)]
 
     def _resolve(self, units: list[Unit], call: ScriptCall, reply: bytes) -> None:
         first_text, ts_text, outcomes, registered = reply.decode().split(" ")

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import NoScriptError, RedisError
 
+from spine import clock
 from spine.connection import Server
 from spine.delivery.share import Plan, fair_share
 from spine.scripts import script
@@ -96,6 +97,7 @@ class Leases:
             self._agents[agent] = info
         await self._server.run("renew", *self._renewal([])[:2])
         if self._thread is None:
+            clock.before_move(self._renew_beyond)
             self._loop = asyncio.get_running_loop()
             self._thread = threading.Thread(target=self._beat, name="spine-heartbeat", daemon=True)
             self._thread.start()
@@ -167,6 +169,13 @@ class Leases:
         }
         return fair_share(self._worker, eligible, owners, busy)
 
+    async def _renew_beyond(self, ms: int) -> None:
+        """Renew for `ms` more: what lives keeps its leases however far a test moves the clock."""
+        with self._lock:
+            keys, args, _ = self._renewal(list(self._held.values()))
+        args[1] += ms
+        await self._server.run("renew", keys, args)
+
     def _renewal(self, leases: list[Lease]) -> tuple[list[str], list[Any], list[Lease]]:
         agents = list(self._agents.items())
         keys = [self._server.keys.workers(agent) for agent, _ in agents] + [lease.key for lease in leases]
@@ -178,10 +187,10 @@ class Leases:
     def _beat(self) -> None:
         """Renew until stopped; runs in a thread, so that a handler that blocks the event loop loses nothing."""
         client = self._server.blocking_client()
-        renew = script("renew")
         while not self._stop.wait(self._beat_s):
             with self._lock:
                 keys, args, leases = self._renewal(list(self._held.values()))
+            renew = script("renew")
             try:
                 try:
                     kept = client.evalsha(renew.sha, len(keys), *keys, *args)
@@ -232,7 +241,7 @@ async def survey(server: Server, agent: str) -> Survey:
             for partition in partitions
         ),
     )
-    now = int(time_reply[0]) * 1000 + int(time_reply[1]) // 1000
+    now = clock.ms_of(time_reply)
     workers: dict[str, WorkerInfo] = {}
     for i in range(0, len(raw), 2):
         until, _, info = raw[i + 1].partition(b" ")

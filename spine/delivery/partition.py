@@ -194,6 +194,7 @@ class Partition:
             while more:
                 args = (self._starts[number], 1, 0, after)
                 ((created, state, entries),) = await self._call(group, [number], RECOVERY_PAGE, args)
+                self._hear_newest_first(self._rings)
                 if created:
                     self._group_was_made(number)
                     self._position[number] = 0

@@ -43,12 +43,12 @@ class Done(msgspec.Struct, frozen=True, gc=False):
             worker, version, int(start), float(duration), int(attempt), outcome, int(events), int(position)  # type: ignore[arg-type]
         )  # fmt: skip
 
-    def write(self, keys: Keys, agent: str, partition: int, seq: int) -> Write:
-        """Return the write that keeps this record; the commit knows the last two fields."""
+    def kept(self, keys: Keys, agent: str, partition: int, seq: int) -> tuple[str, str]:
+        """Return the key and the text that a commit keeps of this record; it knows the last two fields."""
         text = (
             f"{self.worker}\t{self.version}\t{self.start_ms}\t{self.duration_ms:.3g}\t{self.attempt}\t{self.outcome}\t"
         )
-        return Write("done", keys.done(agent, partition, seq), "hash", (seq, text))
+        return keys.done(agent, partition, seq), text
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

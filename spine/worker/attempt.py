@@ -336,8 +336,8 @@ class Attempt:
             (time.monotonic() - self._started) * 1000,
             taken.attempt,
             outcome,
-        ).write(agency.server.keys, agency.name, taken.partition, taken.event.seq)
-        agency.outcomes.commit(taken, events, (*writes, *self._state_writes(), done), parks=parks)
+        ).kept(agency.server.keys, agency.name, taken.partition, taken.event.seq)
+        agency.outcomes.commit(taken, events, (*writes, *self._state_writes()), done, parks=parks)
 
 
 def empty_session() -> SessionState:

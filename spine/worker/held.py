@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from spine import clock
 from spine.connection import Server
 from spine.delivery.holds import FOREVER, Hold, HoldWrites, Listed, decode_hold
 from spine.delivery.partition import Partition
@@ -85,6 +86,7 @@ class HeldKeys:
         self._keys: dict[str, HeldKey] = {}
         self._writes: dict[int, HoldWrites] = {}
         self._partitions: dict[int, Partition] = {}
+        clock.after_move(self._set_alarms)
 
     def __contains__(self, key: str) -> bool:
         return key in self._keys
@@ -197,6 +199,11 @@ class HeldKeys:
         if held.hold.until_ms < FOREVER:
             delay = max(0.0, (held.hold.until_ms - self._server.now_ms()) / 1000)
             held.timer = asyncio.get_running_loop().call_later(delay, self._release, key, held)
+
+    def _set_alarms(self) -> None:
+        for key, held in list(self._keys.items()):
+            if not held.settling:
+                self._arm(key, held)
 
     def _forget(self, key: str) -> None:
         held = self._keys.pop(key, None)

@@ -203,6 +203,7 @@ class Intake:
             partition.failures = 0
             if partition.opening == opening:
                 partition.opened, partition.cut_off = True, False
+                self._set_bounds(partition)
         finally:
             self._left_meanwhile = None
 

@@ -66,9 +66,15 @@ class Outcomes:
     # --- the end of an event that was handled ---
 
     def commit(
-        self, taken: Taken, events: Sequence[Prepared], writes: tuple[Write, ...], *, parks: bool = False
+        self,
+        taken: Taken,
+        events: Sequence[Prepared],
+        writes: tuple[Write, ...],
+        done: tuple[str, str],
+        *,
+        parks: bool = False,
     ) -> None:
-        """The event leaves the group or the waiting list, with everything its handler did."""
+        """The event leaves the group or the waiting list, with everything its handler did; `done` is kept of it."""
         holds = self._holds(taken)
         extra: list[Write] = []
         if taken.suspect:
@@ -81,7 +87,7 @@ class Outcomes:
             self._begin_hold(taken, hold)
         elif taken.source == "waiting":
             extra.append(holds.release(taken.order_key))
-        self._submit(taken, self._held(taken), (*writes, *extra), self._holding if parks else self._ended, events)
+        self._submit(taken, self._held(taken), (*writes, *extra), self._holding if parks else self._ended, events, done)
 
     def hold(self, taken: Taken, hold: Hold, writes: tuple[Write, ...]) -> None:
         """The key of `taken` is held, the event at the head of its waiting list."""
@@ -171,9 +177,10 @@ class Outcomes:
             entry_id=entry_id,
         )
         writes = (letter.write(self._server.keys), *writes)
+        done = None
         if entry_id.endswith("-0"):
-            done = Done(agency.worker, agency.version, self._server.now_ms(), 0.0, 0, "damaged")
-            writes += (done.write(self._server.keys, agency.name, partition.number, letter.seq),)
+            record = Done(agency.worker, agency.version, self._server.now_ms(), 0.0, 0, "damaged")
+            done = record.kept(self._server.keys, agency.name, partition.number, letter.seq)
 
         def resolved(unit: Unit, stored: Stored, failure: BaseException | None) -> None:
             self.passing -= 1
@@ -188,13 +195,19 @@ class Outcomes:
         self._in_flight[partition.number] = self.in_flight(partition.number) + 1
         lease = partition.lease
         self._committer.submit(
-            Unit(resolve=resolved, lease=lease.key, generation=lease.generation, held=held, writes=writes)
+            Unit(resolve=resolved, lease=lease.key, generation=lease.generation, held=held, done=done, writes=writes)
         )
 
     # --- what came of it ---
 
     def _submit(
-        self, taken: Taken, held: Held, writes: tuple[Write, ...], resolve: Resolve, events: Sequence[Prepared] = ()
+        self,
+        taken: Taken,
+        held: Held,
+        writes: tuple[Write, ...],
+        resolve: Resolve,
+        events: Sequence[Prepared] = (),
+        done: tuple[str, str] | None = None,
     ) -> None:
         self._in_flight[taken.partition] = self.in_flight(taken.partition) + 1
         if resolve != self._ended:
@@ -206,6 +219,7 @@ class Outcomes:
                 lease=self._server.keys.lease(self._agency.name, taken.partition),
                 generation=taken.generation,
                 held=held,
+                done=done,
                 events=events,
                 writes=writes,
             )
