@@ -118,10 +118,10 @@ class Requests:
     async def read_reply(self, request_id: str, partition: int) -> Event[Any] | None:
         """Return the final answer to a request if there is one (until its TTL ends); for one who comes back."""
         entries = await self._server.command("XRANGE", self._server.keys.reply(partition, request_id), "-", "+")
-        for _, fields in entries:
-            values = _fields(fields)
-            if values[b"final"] != b"0":
-                return _event(values)
+        for _, (head, data) in entries:
+            found = _Part.read(head.split(), data)
+            if found.final:
+                return found.event()
         return None
 
     async def handlers_of(self, topic: str) -> list[str]:
@@ -173,11 +173,11 @@ class Requests:
         if entries is None:
             return
         for _, fields in entries:
-            values = _fields(fields)
-            request = values.get(b"answer")
-            waiter = self._waiting.get(request.decode()) if request else None
-            if waiter is not None:
-                _give(waiter, values)
+            for i in range(0, len(fields), 2):
+                request, *words = fields[i].split()
+                waiter = self._waiting.get(request.decode())
+                if waiter is not None:
+                    _give(waiter, _Part.read(words, fields[i + 1]))
 
     async def _reattach(self, reply_to: ReplyTo) -> None:
         """The request was sent before, by one who died: listen to its reply stream, which rings nobody here."""
@@ -185,9 +185,9 @@ class Requests:
 
         def hear(entries: Entries | None) -> None:
             waiter = self._waiting.get(reply_to.request)
-            for _, fields in entries or ():
+            for _, (head, data) in entries or ():
                 if waiter is not None:
-                    _give(waiter, _fields(fields))
+                    _give(waiter, _Part.read(head.split(), data))
 
         waiter = self._waiting[reply_to.request]
         watch = await self._listener.watch(key, hear, after="0-0")
@@ -240,7 +240,7 @@ def answer(
         "answer",
         keys.reply(reply_to.partition, reply_to.request),
         "stream",
-        (reply_to.request, "1", REPLY_TTL_MS),
+        (reply_to.request, REPLY_TTL_MS),
         seq_of=1,
         other_keys=(keys.inbox(reply_to.inbox),),
     )
@@ -266,31 +266,50 @@ def part(
         topic=REPLIES,
         event_id=f"{request.id}/{attempt}/{number}",
     )
-    fields = ("seq", request.seq, "ts", now_ms, "data", prepared.data, "final", "0")
-    reply, inbox = drafts.keys.reply(reply_to.partition, reply_to.request), drafts.keys.inbox(reply_to.inbox)
     return (
-        Write("XADD", reply, "stream", ("*", *fields)),
-        Write("PEXPIRE", reply, "stream", (REPLY_TTL_MS,)),
-        Write("XADD", inbox, "stream", ("MAXLEN", "~", 10_000, "*", "answer", reply_to.request, *fields)),
-        Write("PEXPIRE", inbox, "stream", (REPLY_TTL_MS,)),
+        Write(
+            "part",
+            drafts.keys.reply(reply_to.partition, reply_to.request),
+            "stream",
+            (reply_to.request, REPLY_TTL_MS, request.seq, now_ms, prepared.data),
+            other_keys=(drafts.keys.inbox(reply_to.inbox),),
+        ),
     )
 
 
-def _fields(raw: list[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(raw[::2], raw[1::2], strict=True))
+class _Part(msgspec.Struct, frozen=True, gc=False):
+    """One part of an answer as it is delivered, not decoded yet.
+
+    Attributes:
+        seq: its number; of a part that is not final, that of the request.
+        ts_ms: when.
+        final: it is the last part.
+        data: the event.
+    """
+
+    seq: int
+    ts_ms: int
+    final: bool
+    data: bytes
+
+    @classmethod
+    def read(cls, words: list[bytes], data: bytes) -> _Part:
+        """Return the part that was stored under ``seq ts last``."""
+        seq, ts_ms, last = words
+        return cls(int(seq), int(ts_ms), last != b"0", data)
+
+    def event(self) -> Event[Any]:
+        """Return it as an event. Raises `DecodeError`."""
+        return decode(self.seq, REPLIES, from_ms(self.ts_ms), self.data)
 
 
-def _event(values: dict[bytes, bytes]) -> Event[Any]:
-    return decode(int(values[b"seq"]), REPLIES, from_ms(int(values[b"ts"])), values[b"data"])
-
-
-def _give(waiter: _Waiter, values: dict[bytes, bytes]) -> None:
+def _give(waiter: _Waiter, part: _Part) -> None:
     try:
-        event = _event(values)
+        event = part.event()
     except DecodeError as error:
         logger.warning("an answer cannot be read: %s", error)
         return
-    if values[b"final"] == b"0":
+    if not part.final:
         if waiter.parts is not None:
             waiter.parts.put_nowait(event)
     elif waiter.final.done():

@@ -139,39 +139,10 @@ local function places(head, at)
   return a * 256 + b, c * 256 + d, e * 256 + f
 end
 
--- Append events {stream place, key index place, correlation index place, data}: the numbers follow `first`.
--- When an entry is refused, what this call wrote is taken out again: all or nothing.
-local function append(streams, events, first, ts)
-  local used = {}
-  for _, event in ipairs(events) do
-    used[event[1]] = true
-  end
-  local failed = ring(streams, used, first + #events - 1)
-  if failed then
-    return failed
-  end
-  for i, event in ipairs(events) do
-    failed = put(streams[event[1]], event[2], event[3], string.format('%.0f', first + i - 1), ts, event[4])
-    if failed then
-      for j = i - 1, 1, -1 do
-        local stored = events[j]
-        undo(streams[stored[1]], stored[2], stored[3], string.format('%.0f', first + j - 1), 3)
-      end
-      return failed
-    end
-  end
-  return nil
-end
-
--- One event of the arguments: its places (six bytes) and the data.
-local function read_event()
-  local stream, by_key, by_correlation = places(arg(), 1)
-  return { stream, by_key, by_correlation, arg() }
-end
-
 -- Plain writes. Each: command, place of its key, the type its key must have, offset (from 1) of the event whose seq is
--- its last argument or 0, count of arguments, arguments. `answer` instead of a command delivers event `offset` as a
--- reply: its arguments are the place of the inbox, the request's id, whether it is the last part, and the TTL in ms.
+-- its last argument or 0, count of arguments, arguments. `answer` instead of a command delivers event `offset` as the
+-- last part of a reply: its arguments are the place of the inbox, the request's id, and the TTL in ms; `part` delivers a
+-- part that is no event: its seq, time and data follow.
 -- `gather` counts event `offset` as an answer: its arguments are the places of the timetable and of the control stream,
 -- the gather's member there, the number of the question, and 1, or 0 for a failure.
 -- `unhold` removes a field (second argument) when the waiting list (place, first argument) is empty.
@@ -186,10 +157,50 @@ local function read_op()
   return op
 end
 
-local function wrong_type(op)
-  local found = redis.call('TYPE', KEYS[op[2]])
-  found = type(found) == 'table' and found.ok or found
-  return found ~= 'none' and found ~= op[3]
+-- Tell whether the key at a place holds anything else than `wanted`; each key is looked at once in a call.
+local types = {}
+local function holds_other(place, wanted)
+  local found = types[place]
+  if not found then
+    found = redis.call('TYPE', KEYS[place])
+    found = type(found) == 'table' and found.ok or found
+    if found == 'none' then
+      found = wanted
+    end
+    types[place] = found
+  end
+  return found ~= wanted
+end
+
+-- Answers go to the stream of their request at once, and to the inboxes of those who wait bundled, at the end of the
+-- call (`ring_inboxes`): an entry holds for each answer `request seq ts last` and the data.
+local BUNDLE = 32
+local inboxes, answered = {}, {}
+local function deliver(key, inbox, request, seq, ts, last, data, ttl)
+  local head = seq .. ' ' .. ts .. ' ' .. last
+  redis.call('XADD', key, '*', head, data)
+  redis.call('PEXPIRE', key, ttl)
+  local answers = answered[inbox]
+  if not answers then
+    answers = { ttl = tonumber(ttl) }
+    answered[inbox] = answers
+    inboxes[#inboxes + 1] = inbox
+  end
+  answers[#answers + 1] = request .. ' ' .. head
+  answers[#answers + 1] = data
+end
+
+local function ring_inboxes()
+  for _, inbox in ipairs(inboxes) do
+    local answers = answered[inbox]
+    for i = 1, #answers, 2 * BUNDLE do
+      local last = math.min(i + 2 * BUNDLE - 1, #answers)
+      redis.call('XADD', inbox, 'MAXLEN', '~', '10000', '*', unpack(answers, i, last))
+    end
+    if redis.call('PTTL', inbox) < answers.ttl * 4 / 5 then
+      redis.call('PEXPIRE', inbox, answers.ttl)
+    end
+  end
 end
 
 -- The first answer to a question counts. When there are enough, or no more can come that would be, the gather is due.
@@ -207,33 +218,27 @@ local function count_answer(key, values, value)
   end
 end
 
-local function run_op(op, events, first, ts)
-  local key, values = KEYS[op[2]], op[5]
-  local seq = op[4] > 0 and string.format('%.0f', first + op[4] - 1)
-  if op[1] == 'unhold' then
+-- Run a write; `seq` is the number of the event that it goes with and `data` that event's, nil where there is none.
+local function run_op(op, seq, data, ts)
+  local command, key, values = op[1], KEYS[op[2]], op[5]
+  if command == 'unhold' then
     if redis.call('EXISTS', KEYS[tonumber(values[1])]) == 0 then
       redis.call('HDEL', key, values[2])
     end
-  elseif op[1] == 'forward' then
+  elseif command == 'forward' then
     local stored = redis.call('HGET', key, values[1])
     local at = stored and tonumber(string.match(stored, '^%d+')) or -1
     if at < tonumber(string.match(values[2], '^%d+')) then
       redis.call('HSET', key, values[1], values[2])
     end
-  elseif op[1] == 'gather' then
-    count_answer(key, values, seq .. ' ' .. events[op[4]][4])
-  elseif op[1] == 'answer' then
-    local data = events[op[4]][4]
-    local inbox, ttl = KEYS[tonumber(values[1])], values[4]
-    redis.call('XADD', key, '*', 'seq', seq, 'ts', ts, 'data', data, 'final', values[3])
-    redis.call('PEXPIRE', key, ttl)
-    redis.call('XADD', inbox, 'MAXLEN', '~', '10000', '*', 'answer', values[2], 'seq', seq, 'ts', ts, 'data', data,
-      'final', values[3])
-    redis.call('PEXPIRE', inbox, ttl)
-  elseif seq then
-    values[#values + 1] = seq
-    redis.call(op[1], key, unpack(values))
+  elseif command == 'gather' then
+    count_answer(key, values, seq .. ' ' .. data)
+  elseif command == 'answer' then
+    deliver(key, KEYS[tonumber(values[1])], values[2], seq, ts, '1', data, values[3])
+  elseif command == 'part' then
+    deliver(key, KEYS[tonumber(values[1])], values[2], values[4], values[5], '0', values[6], values[3])
   else
-    redis.call(op[1], key, unpack(values))
+    values[#values + 1] = seq
+    redis.call(command, key, unpack(values))
   end
 end

@@ -84,7 +84,7 @@ end
 local ops = {}
 for i = 1, num() do
   ops[i] = read_op()
-  if wrong_type(ops[i]) then
+  if holds_other(ops[i][2], ops[i][3]) then
     return redis.error_reply('SPINEBLOCKED ' .. KEYS[ops[i][2]] .. ' holds another type')
   end
 end
@@ -104,15 +104,14 @@ for _, item in ipairs(remember) do
   redis.call('SET', item[2], string.format('%.0f:', seq) .. stream.sid .. ':' .. ts, 'PX', item[3])
 end
 for _, op in ipairs(ops) do
-  local place, events = op[4], nil
-  if place > 0 and not skip[place] then
-    op[4] = offset and offset[place] or place
-    events = { [op[4]] = { [4] = ARGV[before + place] } }
-  end
-  if place == 0 or events then
-    run_op(op, events, first, ts)
+  local place = op[4]
+  if place == 0 then
+    run_op(op, nil, nil, ts)
+  elseif not skip[place] then
+    run_op(op, format('%.0f', first + (offset and offset[place] or place) - 1), ARGV[before + place], ts)
   end
 end
+ring_inboxes()
 local reply = string.format('%.0f ', first) .. ts .. ' ' .. (#skipped > 0 and table.concat(skipped, ',') or '-')
   .. ' ' .. (registered ~= '' and registered or '-')
 remember_batch(batch, ttl, reply)

@@ -1,16 +1,18 @@
 -- Commit the handling of events: for each unit acknowledgement, emitted events and writes, all or nothing; each unit
--- is refused alone. Everything is checked before the first write.
+-- is refused alone. Everything is checked before the first write of a unit.
 --@include _append.lua
 --
 -- KEYS: 1 meta, 2 seq, 3 clock, 4 streams, 5 producer; then what the arguments name by place.
 -- ARGV: epoch, batch number, TTL of the batch's memory in ms;
 --   n streams, each: place of its key, `lane/topic`, its number or '', place of its bell, partition;
---   n units, each: place of the lease or 0, its generation; how the handled event is held: 'pending' (place of its
---     stream, consumer group, entry id), 'waiting' or 'head' (place of the waiting list, reference at its head, which
---     it leaves or stays at), 'due' (place of the timetable, member) or 'none';
---     expected: n, each: place of an index list, the seq its last entry must not exceed;
---     n events (see read_event), n writes (see read_op; beside these `done` keeps a done record: its arguments are the
---     field and the text, which how many events the unit stored and the last number given by then complete).
+--   n events of all units: the places of all, six bytes each (see places), then the data of each;
+--   n scopes, each: place of a lease or 0, its generation, consumer group;
+--   n commands, each: the command, the type that its key must have;
+--   n units: the heads of all (see read_unit), the heads of all their writes (see read_ops);
+--   then for each unit: the reference by which it is held, unless it is held by nothing: an entry id, an item at the head
+--     of a waiting list, or a member of the timetable; the text of its done record, where there is one, which how many
+--     events the unit stored and the last number given by then complete; for each index list expected not to have moved
+--     on: its place, the seq its last entry must not exceed; the arguments of its writes.
 -- Returns: `first ts outcomes registered`; outcomes holds one letter for each unit: y stored, l lease lost, p no longer
 --   pending, t a key holds another type, c the key has moved on since the state that was expected.
 
@@ -20,49 +22,76 @@ if known then
   return known
 end
 local streams = read_streams()
+local event_count, event_heads = num(), arg()
+local before = at
+at = at + event_count
 
-local function read_unit()
-  local unit = { lease = num(), generation = arg(), held = arg(), events = {}, ops = {}, expected = {} }
-  if unit.held == 'pending' then
-    unit.source, unit.group, unit.id = KEYS[num()], arg(), arg()
-  elseif unit.held ~= 'none' then
-    unit.source, unit.id = KEYS[num()], arg()
+local scopes = {}
+for i = 1, num() do
+  local lease, generation, group = num(), arg(), arg()
+  scopes[i] = { lost = lease > 0 and redis.call('HGET', KEYS[lease], 'gen') ~= generation, group = group }
+end
+local commands = {}
+for i = 1, num() do
+  commands[i] = { arg(), arg() }
+end
+local unit_count, unit_heads, op_heads = num(), arg(), arg()
+local ops_read, events_read = 0, 0
+
+-- The writes of a unit, as run_op takes them: eight bytes each name the command, the place of its key, which of the
+-- unit's events it goes with (from 1; 0 for none) and how many arguments it has.
+local NO_OPS = {}
+local function read_ops(count)
+  if count == 0 then
+    return NO_OPS
   end
-  for i = 1, num() do
-    unit.expected[i] = { KEYS[num()], num() }
+  local ops = {}
+  for i = 1, count do
+    local a, b, c, d, e, f, g, h = byte(op_heads, ops_read * 8 + 1, ops_read * 8 + 8)
+    ops_read = ops_read + 1
+    local command, values = commands[a * 256 + b], {}
+    for j = 1, g * 256 + h do
+      values[j] = arg()
+    end
+    ops[i] = { command[1], c * 256 + d, command[2], e * 256 + f, values }
   end
-  for i = 1, num() do
-    unit.events[i] = read_event()
-  end
-  for i = 1, num() do
-    unit.ops[i] = read_op()
-  end
-  return unit
+  return ops
 end
 
-local generations = {}
-local function generation(place)
-  if generations[place] == nil then
-    generations[place] = redis.call('HGET', KEYS[place], 'gen') or ''
+-- Two bytes each: how it is held, its scope, the place of what it is held in, the place of its done record or 0, how
+-- many index lists are expected, how many events and how many writes it has.
+local NONE, PENDING, WAITING, HEAD, DUE = 0, 1, 2, 3, 4
+local function read_unit(i)
+  local a, b, c, d, e, f, g, h, j, k, l, m, n, o = byte(unit_heads, i * 14 - 13, i * 14)
+  local held, done, expected = a * 256 + b, g * 256 + h, {}
+  local unit = {
+    held = held, scope = scopes[c * 256 + d], source = KEYS[e * 256 + f], id = held ~= NONE and arg(), done = done,
+    text = done > 0 and arg(), expected = expected, events = l * 256 + m, first_event = events_read,
+  }
+  for x = 1, j * 256 + k do
+    expected[x] = { KEYS[num()], num() }
   end
-  return generations[place]
+  unit.ops = read_ops(n * 256 + o)
+  events_read = events_read + unit.events
+  return unit
 end
 
 -- Index lists that earlier units of this call add to.
 local moved = {}
 
 local function check(unit)
-  if unit.lease > 0 and generation(unit.lease) ~= unit.generation then
+  if unit.scope.lost then
     return 'l'
   end
-  if unit.held == 'pending' then
-    local pending = redis.pcall('XPENDING', unit.source, unit.group, unit.id, unit.id, 1)
+  -- The acknowledgement itself tells whether an event was pending; it has to be known earlier where others follow.
+  if unit.held == PENDING and unit.events > 0 then
+    local pending = redis.pcall('XPENDING', unit.source, unit.scope.group, unit.id, unit.id, 1)
     if pending.err or #pending == 0 then
       return 'p'
     end
-  elseif (unit.held == 'waiting' or unit.held == 'head') and redis.call('LINDEX', unit.source, 0) ~= unit.id then
+  elseif (unit.held == WAITING or unit.held == HEAD) and redis.call('LINDEX', unit.source, 0) ~= unit.id then
     return 'p'
-  elseif unit.held == 'due' and not redis.call('ZSCORE', unit.source, unit.id) then
+  elseif unit.held == DUE and not redis.call('ZSCORE', unit.source, unit.id) then
     return 'p'
   end
   for _, expected in ipairs(unit.expected) do
@@ -71,58 +100,118 @@ local function check(unit)
       return 'c'
     end
   end
+  if unit.done > 0 and holds_other(unit.done, 'hash') then
+    return 't'
+  end
   for _, op in ipairs(unit.ops) do
-    if wrong_type(op) then
+    local delivers = op[1] == 'answer' or op[1] == 'part'
+    if holds_other(op[2], op[3]) or (delivers and holds_other(tonumber(op[5][1]), 'stream')) then
       return 't'
     end
   end
   return 'y'
 end
 
-local units, outcomes, events = {}, {}, {}
-for i = 1, num() do
-  local unit = read_unit()
+-- Append the events at these places of the arguments: the numbers follow `first`. When an entry is refused, what this
+-- call wrote is taken out again: all or nothing.
+local function append(accepted, first, ts)
+  local used = {}
+  for _, place in ipairs(accepted) do
+    used[(places(event_heads, place * 6 - 5))] = true
+  end
+  local failed = ring(streams, used, first + #accepted - 1)
+  if failed then
+    return failed
+  end
+  for i, place in ipairs(accepted) do
+    local stream, by_key, by_correlation = places(event_heads, place * 6 - 5)
+    failed = put(streams[stream], by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
+    if failed then
+      for j = i - 1, 1, -1 do
+        stream, by_key, by_correlation = places(event_heads, accepted[j] * 6 - 5)
+        undo(streams[stream], by_key, by_correlation, format('%.0f', first + j - 1), 3)
+      end
+      return failed
+    end
+  end
+  return nil
+end
+
+-- Give up the handled event; false when it was not held any more.
+local function give_up(unit)
+  if unit.held == PENDING then
+    return call('XACK', unit.source, unit.scope.group, unit.id) == 1 or unit.events > 0
+  elseif unit.held == WAITING then
+    redis.call('LPOP', unit.source)
+  elseif unit.held == DUE then
+    redis.call('ZREM', unit.source, unit.id)
+  end
+  return true
+end
+
+local units, outcomes, accepted = {}, {}, {}
+for i = 1, unit_count do
+  local unit = read_unit(i)
   units[i] = unit
   outcomes[i] = check(unit)
   if outcomes[i] == 'y' then
-    unit.offset = #events
-    for _, event in ipairs(unit.events) do
-      events[#events + 1] = event
-      moved[KEYS[event[2]]] = true
+    unit.offset = #accepted
+    for place = unit.first_event + 1, unit.first_event + unit.events do
+      accepted[#accepted + 1] = place
+      local _, by_key = places(event_heads, place * 6 - 5)
+      moved[KEYS[by_key]] = true
     end
   end
 end
 
 local ts = stamp()
 local given, first, registered = tonumber(redis.call('GET', KEYS[2]) or '0'), 0, ''
-if #events > 0 then
-  first = redis.call('INCRBY', KEYS[2], #events) - #events + 1
+if #accepted > 0 then
+  first = redis.call('INCRBY', KEYS[2], #accepted) - #accepted + 1
   registered = register(streams)
-  local failed = append(streams, events, first, ts)
+  local failed = append(accepted, first, ts)
   if failed then
     return failed
   end
 end
+
+-- The done records of the call, field and text in turn, by the place of their key.
+local records, record_places = {}, {}
+local function record(unit)
+  local fields = records[unit.done]
+  if not fields then
+    fields = {}
+    records[unit.done] = fields
+    record_places[#record_places + 1] = unit.done
+  end
+  fields[#fields + 1] = string.match(unit.id, '^%d+')
+  fields[#fields + 1] = unit.text .. format('%d\t%.0f', unit.events, given + unit.offset + unit.events)
+end
+
 for i, unit in ipairs(units) do
   if outcomes[i] == 'y' then
-    if unit.held == 'pending' then
-      redis.call('XACK', unit.source, unit.group, unit.id)
-    elseif unit.held == 'waiting' then
-      redis.call('LPOP', unit.source)
-    elseif unit.held == 'due' then
-      redis.call('ZREM', unit.source, unit.id)
-    end
-    for _, op in ipairs(unit.ops) do
-      if op[1] == 'done' then
-        local position = string.format('%d\t%.0f', #unit.events, given + unit.offset + #unit.events)
-        redis.call('HSET', KEYS[op[2]], op[5][1], op[5][2] .. position)
-      else
-        run_op(op, unit.events, first + unit.offset, ts)
+    if give_up(unit) then
+      for _, op in ipairs(unit.ops) do
+        local place = op[4]
+        if place > 0 then
+          run_op(op, format('%.0f', first + unit.offset + place - 1), ARGV[before + unit.first_event + place], ts)
+        else
+          run_op(op, nil, nil, ts)
+        end
       end
+      if unit.done > 0 then
+        record(unit)
+      end
+    else
+      outcomes[i] = 'p'
     end
   end
 end
-local reply = string.format('%.0f ', first) .. ts .. ' ' .. (#units > 0 and table.concat(outcomes) or '-')
+for _, place in ipairs(record_places) do
+  redis.call('HSET', KEYS[place], unpack(records[place]))
+end
+ring_inboxes()
+local reply = format('%.0f ', first) .. ts .. ' ' .. (unit_count > 0 and table.concat(outcomes) or '-')
   .. ' ' .. (registered ~= '' and registered or '-')
 remember_batch(batch, ttl, reply)
 return reply

@@ -41,7 +41,7 @@ def test_holding_never_replaces_a_known_hold_when_an_event_only_joins_the_list()
 def test_a_release_looks_at_the_list_of_that_key() -> None:
     writes = HoldWrites(Keys("n"), "agent", 3)
     release = writes.release("k")
-    assert (release.command, release.args, release.other_key) == ("unhold", ("k",), writes.waiting("k"))
+    assert (release.command, release.args, release.other_keys) == ("unhold", ("k",), (writes.waiting("k"),))
 
 
 @given(st.builds(Listed, seq=seqs, stream=st.integers(1, 10**6), redriven=st.booleans()))
