@@ -30,6 +30,10 @@ run: $(INSTALLED)  ## let the reference team work through conversations [CONVERS
 	@exec $(BIN)/python -m agents.team $(if $(CONVERSATIONS),--conversations "$(CONVERSATIONS)") \
 		$(if $(filter-out 0,$(FRESH)),--fresh) $(if $(WORKERS),--workers $(WORKERS)) $(if $(RATE),--rate $(RATE))
 
+.PHONY: race
+race: $(INSTALLED)  ## play them with and without the gate, and count what is booked too early [CONVERSATIONS=dir]
+	@exec $(BIN)/python -m agents.race $(if $(CONVERSATIONS),--conversations "$(CONVERSATIONS)")
+
 .PHONY: test
 test: $(INSTALLED_DEV)  ## run the tests [ARGS="tests/unit -x"]
 	@exec $(BIN)/python -m pytest $(ARGS)

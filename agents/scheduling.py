@@ -13,9 +13,13 @@ class Scheduling(Agent[None]):
 
     @on("requirement.complete")
     async def book(self, event: Event[Booking], ctx: Handling) -> None:
-        """Ask the outside service, and record the request with its outcome: both are stored, or neither."""
-        booking = event.payload
-        await ctx.publish("booking.requested", booking)
-        reply = await ctx.request("provider.book", booking, timeout=PROVIDER_SECONDS)
-        answer = Answer.model_validate(reply.payload)
-        await ctx.publish("booking.confirmed" if answer.booked else "booking.failed", booking)
+        """What is complete is booked."""
+        await request_booking(event.payload, ctx)
+
+
+async def request_booking(booking: Booking, ctx: Handling) -> None:
+    """Ask the outside service, and record the request with its outcome: both are stored, or neither."""
+    await ctx.publish("booking.requested", booking)
+    reply = await ctx.request("provider.book", booking, timeout=PROVIDER_SECONDS)
+    answer = Answer.model_validate(reply.payload)
+    await ctx.publish("booking.confirmed" if answer.booked else "booking.failed", booking)

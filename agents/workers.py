@@ -46,9 +46,17 @@ class Workers:
         per_agent: worker processes of each agent.
         environment: what they find in theirs, beside our own.
         report: told in one line of everything that is not routine.
+        team: what `spine run` is given, by agent.
     """
 
-    def __init__(self, per_agent: int, environment: Mapping[str, str], report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        per_agent: int,
+        environment: Mapping[str, str],
+        report: Callable[[str], None],
+        team: Mapping[str, str] = TEAM,
+    ) -> None:
+        self._team = team
         self._per_agent = per_agent
         self._environment = {**os.environ, **environment}
         self._report = report
@@ -59,12 +67,12 @@ class Workers:
 
     async def __aenter__(self) -> Self:
         try:
-            for agent in TEAM:
+            for agent in self._team:
                 await self._start(agent)
         except BaseException:
             await self._stop()
             raise
-        self._keepers = [asyncio.create_task(self._keep(agent), name=f"keep {agent}") for agent in TEAM]
+        self._keepers = [asyncio.create_task(self._keep(agent), name=f"keep {agent}") for agent in self._team]
         return self
 
     async def __aexit__(
@@ -83,7 +91,7 @@ class Workers:
         """
         try:
             async with asyncio.timeout(READY_SECONDS):
-                for agent in TEAM:
+                for agent in self._team:
                     await self._alive(spine, agent)
         except TimeoutError:
             raise WorkerFailed(f"the workers were not ready within {READY_SECONDS:.0f} s") from None
@@ -97,7 +105,7 @@ class Workers:
 
     async def _start(self, agent: str) -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "spine", "run", TEAM[agent]),
+            *(sys.executable, "-m", "spine", "run", self._team[agent]),
             *("--workers", str(self._per_agent), "--app-dir", str(APP_DIR)),
             env=self._environment,
             stdin=asyncio.subprocess.DEVNULL,

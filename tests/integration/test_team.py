@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 
 from agents.progress import Progress
+from agents.race import GATE_TAKEN_OUT, race
 from agents.team import Material, play, verdict_on
 from agents.workers import TEAM, Workers
 from spine import Spine
@@ -222,3 +224,14 @@ async def test_a_directory_without_conversations_is_refused_in_one_line(
     _, err = await process.communicate()
     assert (process.returncode, len(err.decode().splitlines())) == (1, 1)
     assert "no dialogues_*.json" in err.decode()
+
+
+@needs_sample
+async def test_the_race_is_there_without_the_gate_and_gone_with_it(url: str, namespace: str) -> None:
+    material = Material.load(SAMPLE)
+    requested, early = await race(url, material, GATE_TAKEN_OUT, namespace)
+    assert requested >= early > 0
+    async with redis.asyncio.Redis.from_url(url) as client:
+        async for key in client.scan_iter(match=f"spine:{{{namespace}}}:*"):
+            await client.delete(key)
+    assert await race(url, material, TEAM, namespace) == (164, 0)
