@@ -37,6 +37,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as BlockingRetry
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 
+from spine import clock
 from spine.errors import (
     Misconfigured,
     NamespaceMismatch,
@@ -180,20 +181,20 @@ class Server:
 
     def now_ms(self) -> int:
         """Return the server's time in ms, as far as this client knows it."""
-        return round(time.time() * 1000) + self.clock_offset_ms
+        return round(time.time() * 1000) + self.clock_offset_ms + clock.moved_ms()
 
     def note_time(self, server_ms: int) -> None:
         """Take over the server's time that a reply brought along."""
-        self.clock_offset_ms = server_ms - round(time.time() * 1000)
+        self.clock_offset_ms = server_ms - round(time.time() * 1000) - clock.moved_ms()
 
     async def open(self) -> None:
         """Connect, and create the namespace or join it. Raises `ServerUnreachable` or `Misconfigured`."""
+        await self.patiently(self._ask_time)
+        clock.after_move(self._ask_time)
 
-        async def once() -> None:
-            seconds, micros = (await self.link.call(("TIME",)))[0]
-            self.note_time(int(seconds) * 1000 + int(micros) // 1000)
-
-        await self.patiently(once)
+    async def _ask_time(self) -> None:
+        """Take over the server's time; what was asked on the same link before has been answered then."""
+        self.note_time(clock.ms_of((await self.link.call(("TIME",)))[0]))
 
     async def close(self) -> None:
         """Close every connection."""

@@ -8,6 +8,8 @@ from importlib.resources import files
 
 import msgspec
 
+from spine import clock
+
 INCLUDE = "--@include "
 
 
@@ -19,10 +21,14 @@ class Script(msgspec.Struct, frozen=True):
     sha: str
 
 
-@cache
 def script(name: str) -> Script:
     """Return the script `name` of ``spine/lua``, its includes put in place."""
-    source = _source(name)
+    return _script(name, clock.moved_ms())
+
+
+@cache
+def _script(name: str, moved_ms: int) -> Script:
+    source = clock.moved_script(_source(name), moved_ms)
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

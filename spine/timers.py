@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
+from spine import clock
 from spine.codec import Envelope
 from spine.connection import Server, is_passing
 from spine.delivery.commits import Committer, Held, NoLongerPending
@@ -110,6 +111,7 @@ class Timers:
         self._drafts = drafts
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        clock.after_move(self._look)
         self._makers: dict[str, Maker] = {}
         self._not_before: dict[str, float] = {}
 
@@ -145,6 +147,9 @@ class Timers:
         except NoLongerPending:
             return False
         return True
+
+    def _look(self) -> None:
+        self._changed.set()
 
     def _hear(self, entries: Entries | None) -> None:
         if entries is None or any(fields[0] == b"due" for _, fields in entries):

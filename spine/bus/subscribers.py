@@ -12,6 +12,7 @@ import time
 
 import msgspec
 
+from spine import clock
 from spine.connection import Argument, Server
 from spine.errors import SpineError
 from spine.names import matcher
@@ -62,6 +63,7 @@ class Subscribers:
         self._mine[subscriber] = _encode(info)
         await self._beat()
         if self._task is None:
+            clock.before_move(self._show_beyond)
             self._task = asyncio.create_task(self._beat_on(), name="spine-bus-subscribers")
         return subscriber
 
@@ -106,8 +108,11 @@ class Subscribers:
         """Return who is subscribed to a type now."""
         return _matching(await self.all(), event_type)
 
-    async def _beat(self) -> None:
-        until = self._server.now_ms() + ALIVE_MS
+    async def _show_beyond(self, ms: int) -> None:
+        await self._beat(ms)
+
+    async def _beat(self, longer_ms: int = 0) -> None:
+        until = self._server.now_ms() + ALIVE_MS + longer_ms
         entries: list[Argument] = []
         for member in self._mine.values():
             entries += (until, member)

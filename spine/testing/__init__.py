@@ -7,16 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spine.testing.clock import Clock
     from spine.testing.harness import AgentHarness, Handled, HandlerFailed
     from spine.testing.leftovers import leftovers
     from spine.testing.memory import forget
     from spine.testing.servers import RedisServer
     from spine.testing.waiting import wait_until
 
-__all__ = ["AgentHarness", "Handled", "HandlerFailed", "RedisServer", "forget", "leftovers", "wait_until"]
+__all__ = ["AgentHarness", "Clock", "Handled", "HandlerFailed", "RedisServer", "forget", "leftovers", "wait_until"]
 
 _HOMES = {
     "AgentHarness": "spine.testing.harness",
+    "Clock": "spine.testing.clock",
     "Handled": "spine.testing.harness",
     "HandlerFailed": "spine.testing.harness",
     "RedisServer": "spine.testing.servers",

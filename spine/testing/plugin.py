@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import redis
 
     from spine import Spine
+    from spine.testing.clock import Clock
     from spine.testing.servers import RedisServer
 
 EMBEDDED = "embedded"
@@ -112,6 +113,16 @@ async def spine_connect(spine_url: str, spine_namespace: str) -> AsyncIterator[C
 async def spine(spine_connect: Callable[..., Awaitable[Spine]]) -> Spine:
     """An open client in a namespace of this test's own."""
     return await spine_connect()
+
+
+@pytest.fixture
+def spine_clock(spine: Spine) -> Iterator[Clock]:
+    """A clock that moves deadlines, due times, retries and leases: ``await spine_clock.advance(3600)``."""
+    from spine.testing.clock import Clock
+
+    clock = Clock(spine)
+    yield clock
+    clock.reset()
 
 
 def _client(url: str) -> redis.Redis:
