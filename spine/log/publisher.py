@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from copy import copy
 from typing import Any
 
@@ -100,13 +100,16 @@ class Publisher:
         self._add(_Group(events, writes, durability, future, size))
         return await future
 
-    async def append_one(self, event: Prepared, durability: Durability = "memory") -> Event[Any]:
-        """Append one event; return it as stored. Raises `Unavailable` whose `stored` says what became of it."""
+    def append_one(self, event: Prepared, durability: Durability = "memory") -> Awaitable[Event[Any]]:
+        """Append one event; awaited, it is the event as stored. Raises `Unavailable` whose `stored` tells the rest."""
         if durability != "memory":
-            await self._check(durability)
+            return self._append_one_durably(event, durability)
         future: asyncio.Future[Event[Any]] = asyncio.get_running_loop().create_future()
         self._add(_Group((event,), (), durability, future, len(event.data), True))
-        return await future
+        return future
+
+    async def _append_one_durably(self, event: Prepared, durability: Durability) -> Event[Any]:
+        return (await self.append((event,), durability))[0]
 
     async def drain(self) -> None:
         """Wait until everything handed over is stored or refused."""
