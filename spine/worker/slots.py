@@ -40,7 +40,10 @@ class Slots:
         self._closed = False
 
     def wake(self) -> None:
-        """There may be work: let an idle task look, or start one."""
+        """There may be work: let an idle task look, or start one.
+
+        One at a time, and that one wakes the next when it runs: handlers that wait for nothing are all done by then.
+        """
         if self._waking or self._closed or self.active >= self.limit or not self._has_work():
             return
         self._waking = True
@@ -108,8 +111,8 @@ class Slots:
     async def _work(self) -> None:
         count = 0
         me = cast("asyncio.Task[None]", asyncio.current_task())
+        self._waking = False
         while not self._closed:
-            self._waking = False
             work = self._next_work(me) if self.active < self.limit and not self._returning else None
             if work is None:
                 if len(self._idle) >= self.limit:
@@ -117,6 +120,7 @@ class Slots:
                 idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._idle.append(idle)
                 await idle
+                self._waking = False
                 continue
             self.active += 1
             try:
