@@ -45,6 +45,7 @@ class Partition:
         opened: what was held and pending when it was acquired is in hand; only then is more taken.
         opening: count of the times that it had to be opened again: what was read before then is not admitted any more.
         cut_off: what is pending was in hand when a worker died.
+        deaths: seq → how many deaths an event was at work at, of those that are suspected.
         failures: how often in a row it could not be read.
         retry_at: when it may be tried again (monotonic seconds).
         unknown: a stream was heard of that the topic list did not have when it was last looked at. Nothing may run on
@@ -70,6 +71,7 @@ class Partition:
         self.opened = False
         self.opening = 0
         self.cut_off = not lease.clean
+        self.deaths: dict[int, int] = {}
         self.failures = 0
         self.retry_at = 0.0
         self.unknown = True

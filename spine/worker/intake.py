@@ -190,11 +190,12 @@ class Intake:
         opening, agency = partition.opening, self._agency
         self._left_meanwhile = set()
         try:
+            if partition.cut_off:
+                partition.deaths = await self._deaths(partition)
             if not partition.opened:
                 await agency.held.load(partition, agency.version)
-            deaths = await self._deaths(partition) if partition.cut_off else None
             reads = await partition.recover(agency.name)
-            await self._admit(reads, partition, opening, deaths)
+            await self._admit(reads, partition, opening, partition.deaths if partition.cut_off else None)
         except LeaseLost:
             agency.lose(partition.lease)
         except Exception as error:
@@ -352,6 +353,7 @@ class Intake:
             return
         if taken and held.suspect:
             held.suspect, taken[0].suspect = False, True
+            taken[0].deaths = partition.deaths.get(taken[0].event.seq, 0)
         held.loaded = len(taken)
         for each in taken:
             self._hand.add(each)
