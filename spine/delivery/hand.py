@@ -15,6 +15,8 @@ import msgspec
 from spine.events import Event, Priority
 from spine.log.streams import LANES
 
+PASSED_BY = 3
+
 
 class Taken(msgspec.Struct, gc=False, kw_only=True):
     """One event that this worker holds.
@@ -36,7 +38,10 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
         deaths: how many of these deaths it was at work at, as far as is known.
         counted: that it is at work is written down.
         interrupted: a run of it was cancelled without counting as an attempt.
-        taken_at: when it came to hand (monotonic seconds).
+        preempted: how often urgent work took its slot.
+        preempted_at: when that was first (monotonic seconds).
+        by_age: it had waited so long that it went before more urgent ones.
+        since: since when it waits to be handled (monotonic seconds).
         size: bytes of its entry.
     """
 
@@ -56,7 +61,10 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     deaths: int = 0
     counted: bool = False
     interrupted: bool = False
-    taken_at: float = 0.0
+    preempted: int = 0
+    preempted_at: float = 0.0
+    by_age: bool = False
+    since: float = 0.0
     size: int = 0
 
     @property
@@ -79,22 +87,36 @@ class Hand:
     """What one worker of one agent has in hand.
 
     Args:
-        ageing_s: an event of a less urgent lane that could run for this long goes before more urgent ones.
+        ageing_s: one of a less urgent lane that waits for longer has its turn at the latest when `PASSED_BY` others
+            went before it.
+        ordered: order is kept by key; without, nothing has to be read before something else may run.
 
     Attributes:
-        size: how many events.
-        bytes: of their entries.
+        sizes: how many events of each lane.
+        lane_bytes: of their entries, for each lane.
     """
 
-    def __init__(self, ageing_s: float = 5.0) -> None:
+    def __init__(self, ageing_s: float = 5.0, *, ordered: bool = True) -> None:
         self.ageing_s = ageing_s
-        self.size = 0
-        self.bytes = 0
+        self.sizes = [0 for _ in LANES]
+        self.lane_bytes = [0 for _ in LANES]
+        self._ordered = ordered
         self._keys: dict[str, _KeyQueue] = {}
         self._ready: list[list[_Offered]] = [[] for _ in LANES]
         self._beyond: dict[int, list[list[_Offered]]] = {}
         self._bounds: dict[int, list[int]] = {}
+        self._passed = [PASSED_BY for _ in LANES]
         self._count = itertools.count()
+
+    @property
+    def size(self) -> int:
+        """How many events."""
+        return sum(self.sizes)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes their entries have."""
+        return sum(self.lane_bytes)
 
     def add(self, taken: Taken) -> None:
         """Take an event into hand."""
@@ -102,8 +124,8 @@ class Hand:
         if queue is None:
             queue = self._keys[taken.order_key] = _KeyQueue([])
         heappush(queue.waiting, (taken.lane, taken.order, next(self._count), taken))
-        self.size += 1
-        self.bytes += taken.size
+        self.sizes[taken.lane] += 1
+        self.lane_bytes[taken.lane] += taken.size
         if queue.running is None and queue.waiting[0][3] is taken:
             self._offer(taken)
 
@@ -111,31 +133,61 @@ class Hand:
         """Say up to which seq every stream that may overtake has been read, for each lane of a partition."""
         self._bounds[partition] = bounds
         for lane, beyond in enumerate(self._beyond.get(partition, ())):
-            while beyond and beyond[0][0] <= bounds[lane]:
+            while beyond and (beyond[0][0] <= bounds[lane] or not self._ordered):
                 offered = heappop(beyond)
                 if self._is_head(offered[2]):
                     heappush(self._ready[lane], offered)
 
     def next_ready(self, now: float) -> Taken | None:
         """Return the next event to run, ``None`` when none may; its key is running until `finished`."""
-        for lane in self._lanes_by_need(now):
-            ready = self._ready[lane]
-            while ready:
-                taken = heappop(ready)[2]
-                if self._is_head(taken):
-                    queue = self._keys[taken.order_key]
-                    heappop(queue.waiting)
-                    queue.running = taken
-                    return taken
+        heads = [self._head_of(ready) for ready in self._ready]
+        lane = self._next_lane(heads, now)
+        if lane is None:
+            return None
+        taken = heappop(self._ready[lane])[2]
+        taken.by_age = taken.by_age or any(head is not None for head in heads[:lane])
+        self._passed = [passed + 1 for passed in self._passed]
+        self._passed[lane] = 0
+        queue = self._keys[taken.order_key]
+        heappop(queue.waiting)
+        queue.running = taken
+        return taken
+
+    def has_ready(self, lane: int | None = None) -> bool:
+        """Tell whether an event (of one lane) could run now."""
+        lanes = self._ready if lane is None else (self._ready[lane],)
+        return any(self._head_of(ready) is not None for ready in lanes)
+
+    def urgent_ready(self, at_most: int) -> int:
+        """Return how many urgent events could run now, `at_most` so many."""
+        found: set[str] = set()
+        for _, _, taken in self._ready[Priority.URGENT]:
+            if len(found) >= at_most:
+                break
+            if self._is_head(taken):
+                found.add(taken.order_key)
+        return len(found)
+
+    def urgent_behind(self, order_key: str) -> bool:
+        """Tell whether an urgent event could run if nothing of its key were running."""
+        queue = self._keys.get(order_key)
+        if queue is None or not queue.waiting:
+            return False
+        head = queue.waiting[0][3]
+        return head.lane == Priority.URGENT and self._is_within_bounds(head)
+
+    def held_back(self, partition: int, now: float) -> int | None:
+        """Return a lane of which nothing may run because too little of the partition was read, ``None`` for none.
+
+        A less urgent one is held back when it waits for longer than `ageing_s`.
+        """
+        for lane, beyond in enumerate(self._beyond.get(partition, ())):
+            head = self._head_of(beyond)
+            if head is None or self.has_ready(lane):
+                continue
+            if lane == Priority.URGENT or self._is_aged(head, now):
+                return lane
         return None
-
-    def has_ready(self) -> bool:
-        """Tell whether an event could run now."""
-        return any(self._head_of(ready) is not None for ready in self._ready)
-
-    def urgent_ready(self) -> bool:
-        """Tell whether an urgent event could run now."""
-        return self._head_of(self._ready[Priority.URGENT]) is not None
 
     def finished(self, taken: Taken) -> None:
         """The event is handled: the next of its key may run."""
@@ -143,8 +195,7 @@ class Hand:
         if queue is None or queue.running is not taken:
             return
         queue.running = None
-        self.size -= 1
-        self.bytes -= taken.size
+        self._forget([taken])
         self._go_on(taken.order_key, queue)
 
     def put_back(self, taken: Taken) -> None:
@@ -200,8 +251,9 @@ class Hand:
         return queue is not None and queue.running is not None
 
     def _forget(self, gone: list[Taken]) -> None:
-        self.size -= len(gone)
-        self.bytes -= sum(taken.size for taken in gone)
+        for taken in gone:
+            self.sizes[taken.lane] -= 1
+            self.lane_bytes[taken.lane] -= taken.size
 
     def _go_on(self, order_key: str, queue: _KeyQueue) -> None:
         if queue.waiting:
@@ -210,13 +262,18 @@ class Hand:
             self._keys.pop(order_key, None)
 
     def _offer(self, taken: Taken) -> None:
-        bounds = self._bounds.get(taken.partition)
         offered = (taken.order, next(self._count), taken)
-        if taken.source == "waiting" or (bounds is not None and taken.order <= bounds[taken.lane]):
+        if self._is_within_bounds(taken):
             heappush(self._ready[taken.lane], offered)
         else:
             beyond = self._beyond.setdefault(taken.partition, [[] for _ in LANES])
             heappush(beyond[taken.lane], offered)
+
+    def _is_within_bounds(self, taken: Taken) -> bool:
+        if taken.source == "waiting":
+            return True
+        bounds = self._bounds.get(taken.partition)
+        return bounds is not None and (taken.order <= bounds[taken.lane] or not self._ordered)
 
     def _is_head(self, taken: Taken) -> bool:
         queue = self._keys.get(taken.order_key)
@@ -229,10 +286,12 @@ class Hand:
             heappop(ready)
         return None
 
-    def _lanes_by_need(self, now: float) -> tuple[int, ...]:
-        """Return the lanes in the order to look in: the most urgent first, but one that waited too long before."""
+    def _next_lane(self, heads: list[Taken | None], now: float) -> int | None:
+        """Return the lane whose turn it is: the most urgent, but not always where another waits for too long."""
         for lane in reversed(LANES[1:]):
-            head = self._head_of(self._ready[lane])
-            if head is not None and now - head.taken_at > self.ageing_s:
-                return (lane, *(other for other in LANES if other != lane))
-        return LANES
+            if self._passed[lane] >= PASSED_BY and self._is_aged(heads[lane], now):
+                return lane
+        return next((lane for lane in LANES if heads[lane] is not None), None)
+
+    def _is_aged(self, taken: Taken | None, now: float) -> bool:
+        return taken is not None and now - taken.since > self.ageing_s

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -64,7 +63,6 @@ class Partition:
         self._position: dict[int, int] = {}
         self._recheck: dict[int, int] = {}
         self._known: set[int] = set()
-        self._read_at: dict[int, float] = {}
         self._rung: dict[int, tuple[float, int]] = {}
         self.lease = lease
         self.draining = False
@@ -86,6 +84,11 @@ class Partition:
     def has_news(self) -> bool:
         """Tell whether a stream may hold entries that were not taken."""
         return bool(self._position)
+
+    @property
+    def lanes_with_news(self) -> set[int]:
+        """The lanes of which a stream may hold entries that were not taken."""
+        return {self._subscribed[number].lane for number in self._position}
 
     def subscribe(self, wanted: list[Stream], others: set[int]) -> None:
         """Say which streams to read, and the numbers of those that are none of ours; new ones are read from the start.
@@ -128,33 +131,31 @@ class Partition:
                 bounds[lane] = min(bounds[lane], position)
         return bounds
 
-    async def take(self, group: str, budget: int, *, stalled: bool, ageing_s: float) -> list[Read]:
-        """Take up to `budget` entries, urgent ones first. Raises `LeaseLost`.
+    async def take(self, group: str, budgets: Sequence[int], *, stalled: bool) -> list[Read]:
+        """Take up to so many entries of each lane, urgent ones first. Raises `LeaseLost`.
 
         What the rings read in the same breath tell of is known before the answers are looked at: a stream that was read
         to its end has no news, whatever rang for it.
 
         `stalled` says that nothing in hand may run before more is read: the stream furthest behind is then read even
-        beyond the budget.
+        beyond its budget.
         """
-        now = time.monotonic()
-        numbers = self._worth_reading(now, ageing_s)
+        numbers = self._worth_reading()
         furthest = min(self._position.values(), default=0)
         args: list[Argument] = []
         left = [sum(1 for number in numbers if self._subscribed[number].lane == lane) for lane in LANES]
         for number in numbers:
             lane = self._subscribed[number].lane
-            must = self._is_aged(number, now, ageing_s) or (stalled and self._position[number] == furthest)
-            args += (self._starts[number], left[lane], 1 if must else 0, ">")
+            must = stalled and self._position[number] == furthest
+            args += (self._starts[number], lane, left[lane], 1 if must else 0, ">")
             left[lane] -= 1
         self._rung.clear()
-        answers = await self._call(group, numbers, budget, args)
+        answers = await self._call(group, numbers, budgets, args)
         self._hear_newest_first(self._rings)
         reads = []
         for number, (created, state, entries) in zip(numbers, answers, strict=True):
             if state == NOT_READ:
                 continue
-            self._read_at[number] = now
             if created:
                 self._group_was_made(number)
             self._known.add(number)
@@ -162,30 +163,26 @@ class Partition:
                 reads.append(self._read(number, entries))
             if state == READ_TO_THE_END and self._rung.get(number, _OLDEST) <= _id(self._heard.encode()):
                 del self._position[number]
-                self._read_at.pop(number, None)
             elif state == READ_TO_THE_END:  # it rang after it was read, and before it was known what was read
                 self._position[number] = self.head
             else:
                 self._position[number] = _seq(entries[-1][0].decode())
         return reads
 
-    def _worth_reading(self, now: float, ageing_s: float) -> list[int]:
+    def _worth_reading(self) -> list[int]:
         """Return the streams to read, the most urgent and furthest behind first.
 
-        One that is ahead of others has given events that wait for these: more of it would only fill the hand.
+        One that is ahead of others of its lane has given events that wait for these: more of it would only fill the
+        hand.
         """
-        bounds = self.bounds()
+        furthest: dict[int, int] = {}
+        for number, position in self._position.items():
+            lane = self._subscribed[number].lane
+            furthest[lane] = min(position, furthest.get(lane, position))
         return sorted(
-            (
-                number
-                for number, position in self._position.items()
-                if position <= bounds[self._subscribed[number].lane] or self._is_aged(number, now, ageing_s)
-            ),
-            key=lambda number: (self._subscribed[number].lane, self._position[number]),
+            (n for n, position in self._position.items() if position <= furthest[self._subscribed[n].lane]),
+            key=lambda number: self._subscribed[number].lane,
         )
-
-    def _is_aged(self, number: int, now: float, ageing_s: float) -> bool:
-        return now - self._read_at.setdefault(number, now) > ageing_s
 
     async def recover(self, group: str) -> list[Read]:
         """Return what is pending: taken by an earlier holder or in a call whose reply was lost."""
@@ -194,8 +191,8 @@ class Partition:
             after = "0"
             more = True
             while more:
-                args = (self._starts[number], 1, 0, after)
-                ((created, state, entries),) = await self._call(group, [number], RECOVERY_PAGE, args)
+                args = (self._starts[number], self._subscribed[number].lane, 1, 0, after)
+                ((created, state, entries),) = await self._call(group, [number], [RECOVERY_PAGE] * len(LANES), args)
                 self._hear_newest_first(self._rings)
                 if created:
                     self._group_was_made(number)
@@ -216,9 +213,11 @@ class Partition:
         stream = self._subscribed[number]
         return Read(stream, self._streams.key(self.number, stream), entries, self._recheck.get(number, 0))
 
-    async def _call(self, group: str, numbers: list[int], budget: int, args: Sequence[Argument]) -> list[Any]:
+    async def _call(
+        self, group: str, numbers: list[int], budgets: Sequence[int], args: Sequence[Argument]
+    ) -> list[Any]:
         keys = [self._streams.key(self.number, self._subscribed[number]) for number in numbers]
-        head: list[Argument] = [self.lease.generation, group, f"p{self.number}", self._heard, budget, BYTES_A_CALL]
+        head: list[Argument] = [self.lease.generation, group, f"p{self.number}", self._heard, BYTES_A_CALL, *budgets]
         replies = await self._server.evaluate(
             self._server.link,
             "take",

@@ -1,9 +1,9 @@
 -- Take entries of one partition for a consumer group, if the lease is still of this generation.
 --
 -- KEYS: 1 lease, 2 seq, 3 bell, then streams, the most urgent first
--- ARGV: generation, group, consumer, id of the last ring heard, budget (entries in all), bytes (in all; a little more
---   may come), for each stream: id that a new group starts after, how many of its lane are left (itself included), '1'
---   to read one beyond the budget, '>' or an id (pending entries after it)
+-- ARGV: generation, group, consumer, id of the last ring heard, bytes (in all; a little more may come), budget (entries)
+--   of lane 0, 1 and 2, for each stream: id that a new group starts after, its lane, how many of its lane are left
+--   (itself included), '1' to read one beyond the budget, '>' or an id (pending entries after it)
 -- Returns: 0 when the lease is lost, else {counter, time in ms, rings since (newest first), answer for each stream};
 --   an answer is {created, read, entries}: created is 1 when the group had to be made now; read is 0 when the stream was
 --   not read, 1 when it was read to its end and 2 when there may be more; entries is false when there are none.
@@ -13,7 +13,8 @@ if redis.call('HGET', KEYS[1], 'gen') ~= ARGV[1] then
   return 0
 end
 local group, consumer = ARGV[2], ARGV[3]
-local budget, room = tonumber(ARGV[5]), tonumber(ARGV[6])
+local room = tonumber(ARGV[5])
+local budgets = { ['0'] = tonumber(ARGV[6]), ['1'] = tonumber(ARGV[7]), ['2'] = tonumber(ARGV[8]) }
 
 local function size_of(page)
   local size = 0
@@ -62,17 +63,18 @@ end
 local answers = {}
 for i = 4, #KEYS do
   local key = KEYS[i]
-  local at = 6 + (i - 4) * 4
-  local count = math.floor(budget / tonumber(ARGV[at + 2]))
+  local at = 8 + (i - 4) * 5
+  local lane = ARGV[at + 2]
+  local count = math.floor(budgets[lane] / tonumber(ARGV[at + 3]))
   if room <= 0 then
     count = 0
   end
   if count < 1 then
-    count = ARGV[at + 3] == '1' and 1 or 0
+    count = ARGV[at + 4] == '1' and 1 or 0
   end
   local created, state, entries = 0, 0, false
   if count > 0 then
-    entries, state = read(key, count, ARGV[at + 4])
+    entries, state = read(key, count, ARGV[at + 5])
     if entries.err then
       if string.sub(entries.err, 1, 7) ~= 'NOGROUP' then
         return redis.error_reply('SPINEBLOCKED ' .. key .. ' ' .. entries.err)
@@ -81,10 +83,10 @@ for i = 4, #KEYS do
       if redis.call('EXISTS', key) == 1 then
         redis.call('XGROUP', 'CREATE', key, group, ARGV[at + 1])
         created = 1
-        entries, state = read(key, count, ARGV[at + 4])
+        entries, state = read(key, count, ARGV[at + 5])
       end
     end
-    budget = budget - #entries
+    budgets[lane] = budgets[lane] - #entries
     entries = #entries > 0 and entries
   end
   answers[#answers + 1] = { created, state, entries }

@@ -17,17 +17,17 @@ from spine.delivery.holds import Listed
 from spine.delivery.leases import Lease
 from spine.delivery.partition import Partition, Read
 from spine.errors import DecodeError, LeaseLost, SpineError
-from spine.events import Priority
-from spine.log.streams import Stream
+from spine.events import Event, Priority
+from spine.log.streams import LANES, Stream
 from spine.names import matcher
 from spine.worker.held import HeldKey, Waiting
+from spine.worker.room import Room
 
 if TYPE_CHECKING:
     from spine.worker.agency import Agency
 
 logger = logging.getLogger("spine")
 
-HAND_BYTES = 32 * 1024 * 1024
 FIRST_PLACE = -(2**60)
 
 
@@ -42,6 +42,7 @@ class Intake:
     def __init__(self, agency: Agency) -> None:
         self._agency = agency
         self._hand = agency.hand
+        self._room = Room(agency)
         self._reads = agency.agent.reads()
         self._wake = asyncio.Event()
         self._mine: set[int] = set()
@@ -116,9 +117,7 @@ class Intake:
 
     def go_on(self) -> None:
         """Something was committed: look whether there is room for more."""
-        at_work = self._hand.size - self._agency.waiting
-        runs_dry = at_work <= self._agency.agent.prefetch // 2 or not self._hand.has_ready()
-        if self._recover or (runs_dry and any(p.has_news for p in self._agency.partitions.values())):
+        if self._recover or any(partition.has_news for partition in self._agency.partitions.values()):
             self._wake.set()
 
     # --- the loop ---
@@ -132,32 +131,28 @@ class Intake:
         while not agency.rests:
             await self._learn_streams()
             ready = [p for p in agency.partitions.values() if p.has_news and self._may_take(p)]
-            room = self._room()
-            passing = agency.outcomes.passing
-            stalled = room <= 0 and not (passing or self._hand.has_ready() or agency.is_busy)
-            if not ready or (room <= 0 and not stalled):
+            takes = self._room.budgets(ready)
+            stalled = bool(ready) and not takes and self._is_idle()
+            if stalled:
+                takes = [(partition, [0 for _ in LANES]) for partition in ready]
+            if not takes:
                 return
-            budget = max(1, room // len(ready)) if room > 0 else 0
-            if len(ready) == 1:
-                await self._take(ready[0], budget, stalled)
+            if len(takes) == 1:
+                await self._take(*takes[0], stalled)
             else:
-                await asyncio.gather(*(self._take(partition, budget, stalled) for partition in ready))
+                await asyncio.gather(*(self._take(partition, budgets, stalled) for partition, budgets in takes))
             await asyncio.sleep(0)
 
-    def _room(self) -> int:
-        if self._hand.bytes > HAND_BYTES:
-            return 0
-        prefetch = self._agency.agent.prefetch
-        # Handlers that wait for others make room, up to a limit: what they wait for may have to come here.
-        return prefetch + min(self._agency.waiting, prefetch) - self._hand.size - self._agency.outcomes.passing
+    def _is_idle(self) -> bool:
+        return not (any(self._agency.outcomes.passing) or self._hand.has_ready() or self._agency.is_busy)
 
     def _may_take(self, partition: Partition) -> bool:
         return partition.opened and not partition.draining and partition.number not in self._recover
 
-    async def _take(self, partition: Partition, budget: int, stalled: bool) -> None:
+    async def _take(self, partition: Partition, budgets: list[int], stalled: bool) -> None:
         opening, agency = partition.opening, self._agency
         try:
-            reads = await partition.take(agency.name, budget, stalled=stalled, ageing_s=agency.agent.ageing_s)
+            reads = await partition.take(agency.name, budgets, stalled=stalled)
             await self._admit(reads, partition, opening)
         except LeaseLost:
             agency.lose(partition.lease)
@@ -312,9 +307,12 @@ class Intake:
             lane=stream.lane,
             stream=key,
             number=stream.number,
-            taken_at=time.monotonic(),
+            since=time.monotonic() - self._age_s(event),
             size=len(entry[1][1]),
         )
+
+    def _age_s(self, event: Event[Any]) -> float:
+        return max(0.0, self._agency.server.now_ms() / 1000 - event.ts.timestamp())
 
     async def _handled_before(self, taken: list[Taken], read: Read, partition: Partition) -> set[int]:
         """Return the seqs that are done or stand in a waiting list: a group that was made anew gives all again."""
@@ -344,6 +342,7 @@ class Intake:
                     self._agency.outcomes.bury_listed(one.listed, error, stream, partition, key)
                 break
             each.source, each.listed, each.order_key = "waiting", str(one.listed), key
+            each.since = time.monotonic()
             each.lane, each.order = Priority.NORMAL, FIRST_PLACE + place
             each.attempt = held.hold.attempts.get(one.listed.seq, 0) + 1
             each.redriven = one.listed.redriven

@@ -15,7 +15,7 @@ from spine.delivery.records import DeadLetter, Done
 from spine.errors import DecodeError, LeaseLost
 from spine.events import Event
 from spine.log.drafts import Prepared, Write
-from spine.log.streams import Stream
+from spine.log.streams import LANES, Stream
 
 if TYPE_CHECKING:
     from spine.worker.agency import Agency
@@ -33,7 +33,7 @@ class Outcomes:
     """Hands the ends of one agency's events to the committer, and books what came of it.
 
     Attributes:
-        passing: events on their way to a waiting list or the dead letters without being handled here.
+        passing: events of each lane on their way to a waiting list or the dead letters without being handled here.
     """
 
     def __init__(self, agency: Agency, after_call: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class Outcomes:
         self._committer.after_call = after_call
         self._in_flight: dict[int, int] = {}
         self._changing_holds: dict[int, int] = {}
-        self.passing = 0
+        self.passing = [0 for _ in LANES]
 
     async def close(self) -> None:
         """Wait for what is on its way, but not for a server that stays away."""
@@ -121,12 +121,12 @@ class Outcomes:
         if held is not None:
             held.moving += 1
             held.moved += 1
-        self.passing += 1
+        self.passing[one.lane] += 1
         self._submit(one, self._held(one), self._holds(one).to_back(one.order_key, one.reference), self._moved)
 
     def acknowledge(self, one: Taken) -> None:
         """The event was handled before."""
-        self.passing += 1
+        self.passing[one.lane] += 1
         self._submit(one, self._held(one), (), self._passed)
 
     def bury_damaged(
@@ -183,7 +183,7 @@ class Outcomes:
             done = record.kept(self._server.keys, agency.name, partition.number, letter.seq)
 
         def resolved(unit: Unit, stored: Stored, failure: BaseException | None) -> None:
-            self.passing -= 1
+            self.passing[stream.lane] -= 1
             self._in_flight[partition.number] -= 1
             if failure is not None and not isinstance(failure, NoLongerPending | LeaseLost):
                 agency.intake.set_aside(partition, failure)
@@ -191,7 +191,7 @@ class Outcomes:
             else:
                 then()
 
-        self.passing += 1
+        self.passing[stream.lane] += 1
         self._in_flight[partition.number] = self.in_flight(partition.number) + 1
         lease = partition.lease
         self._committer.submit(
@@ -243,7 +243,7 @@ class Outcomes:
         self._passed(unit, stored, error)
 
     def _passed(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
-        self.passing -= 1
+        self.passing[unit.tag.lane] -= 1
         self._settled(unit, error, again=False)
 
     def _settled(self, unit: Unit, error: BaseException | None, *, again: bool) -> bool:

@@ -181,7 +181,7 @@ async def test_a_stale_generation_can_neither_take_nor_commit(
     await wait_until(lambda: Frozen.seen["k"] == [event.seq, more.seq])
     refused: list[BaseException | None] = []
     try:
-        await partition.take("recorder", 10, stalled=False, ageing_s=5.0)
+        await partition.take("recorder", [10, 10, 10], stalled=False)
     except LeaseLost as error:
         refused.append(error)
     try:
