@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
-
 import pytest
-import redis
 
-from spine.testing.leftovers import clean, leftovers
 from spine.testing.servers import RedisServer
 
 
@@ -19,9 +14,9 @@ def server(spine_server: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
-def url(server: RedisServer) -> str:
-    """Where the server of this run is."""
-    return server.url
+def url(spine_url: str) -> str:
+    """Where the server of this run is; ``--spine-server`` chooses another than a real one of our own."""
+    return spine_url
 
 
 @pytest.fixture
@@ -31,12 +26,6 @@ def memory_url(spine_memory_url: str) -> str:
 
 
 @pytest.fixture
-def namespace(url: str) -> Iterator[str]:
+def namespace(spine_namespace: str) -> str:
     """A namespace that no other test has seen; what is left behind fails the test, and is deleted."""
-    name = f"test-{secrets.token_hex(8)}"
-    yield name
-    with redis.Redis.from_url(url) as client:
-        found = leftovers(client, name)
-        clean(client, name)
-    if found:
-        pytest.fail("the test left keys behind:\n" + "\n".join(found), pytrace=False)
+    return spine_namespace

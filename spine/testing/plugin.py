@@ -2,17 +2,20 @@
 
 By default all tests of a run share one real server, started with the first test that asks and stopped at the end.
 ``--spine-server memory`` (or ``spine_server = memory`` in the configuration) runs the same tests on ``memory://``, a
-URL on a server that is there already.
+URL on a server that is there already, ``docker:valkey/valkey:9.0`` on one in a container.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
+
+from spine.testing.containers import IMAGES
 
 if TYPE_CHECKING:
     import redis
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 MEMORY = "memory"
+CONTAINER = "docker:"
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -38,15 +42,20 @@ def async_fixture(function: FunctionT) -> FunctionT:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare what may be chosen."""
-    text = "server of the `spine` fixture: embedded (a real one, for this run), memory, or a URL"
+    text = "server of the `spine` fixture: embedded (a real one, for this run), memory, docker:IMAGE, or a URL"
     parser.getgroup("spine").addoption("--spine-server", metavar="SERVER", help=text)
     parser.addini("spine_server", text, default=EMBEDDED)
     parser.addini("spine_leftovers", "fail tests that leave keys behind", type="bool", default=True)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker that the plugin gives."""
+    config.addinivalue_line("markers", "containers: needs a container engine")
+
+
 @pytest.fixture(scope="session")
 def spine_server_choice(pytestconfig: pytest.Config) -> str:
-    """``embedded``, ``memory`` or a URL."""
+    """``embedded``, ``memory``, ``docker:IMAGE`` or a URL."""
     return str(pytestconfig.getoption("--spine-server") or pytestconfig.getini("spine_server"))
 
 
@@ -57,6 +66,21 @@ def spine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
     with RedisServer.start(tmp_path_factory.mktemp("spine-server")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def spine_containers() -> Iterator[Callable[[str], str]]:
+    """A function that returns the URL of a server of an image; each is started once, and skipped without an engine."""
+    from spine.testing.containers import container
+
+    with ExitStack() as stack:
+        yield cache(lambda image: stack.enter_context(container(image)))
+
+
+@pytest.fixture(params=[pytest.param(image, marks=pytest.mark.containers) for image in IMAGES])
+def spine_container_url(request: pytest.FixtureRequest, spine_containers: Callable[[str], str]) -> str:
+    """A server in a container; the test runs once for each version of Redis and Valkey that spine is tried on."""
+    return spine_containers(request.param)
 
 
 @pytest.fixture
@@ -74,6 +98,8 @@ def spine_url(request: pytest.FixtureRequest, spine_server_choice: str) -> str:
     """Where the server of this test is."""
     if spine_server_choice == MEMORY:
         return str(request.getfixturevalue("spine_memory_url"))
+    if spine_server_choice.startswith(CONTAINER):
+        return str(request.getfixturevalue("spine_containers")(spine_server_choice.removeprefix(CONTAINER)))
     if spine_server_choice == EMBEDDED:
         return str(request.getfixturevalue("spine_server").url)
     return spine_server_choice
