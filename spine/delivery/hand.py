@@ -105,7 +105,8 @@ class Hand:
         self._ready: list[list[_Offered]] = [[] for _ in LANES]
         self._beyond: dict[int, list[list[_Offered]]] = {}
         self._bounds: dict[int, list[int]] = {}
-        self._passed = [PASSED_BY for _ in LANES]
+        self._turns = 0
+        self._last_turn = [-PASSED_BY for _ in LANES]
         self._count = itertools.count()
 
     @property
@@ -140,14 +141,15 @@ class Hand:
 
     def next_ready(self, now: float) -> Taken | None:
         """Return the next event to run, ``None`` when none may; its key is running until `finished`."""
-        heads = [self._head_of(ready) for ready in self._ready]
-        lane = self._next_lane(heads, now)
-        if lane is None:
+        lanes = [lane for lane, ready in enumerate(self._ready) if ready and self._head_of(ready) is not None]
+        if not lanes:
             return None
+        lane = lanes[0] if len(lanes) == 1 else self._next_lane(lanes, now)
         taken = heappop(self._ready[lane])[2]
-        taken.by_age = taken.by_age or any(head is not None for head in heads[:lane])
-        self._passed = [passed + 1 for passed in self._passed]
-        self._passed[lane] = 0
+        if lane != lanes[0]:
+            taken.by_age = True
+        self._turns += 1
+        self._last_turn[lane] = self._turns
         queue = self._keys[taken.order_key]
         heappop(queue.waiting)
         queue.running = taken
@@ -195,7 +197,8 @@ class Hand:
         if queue is None or queue.running is not taken:
             return
         queue.running = None
-        self._forget([taken])
+        self.sizes[taken.lane] -= 1
+        self.lane_bytes[taken.lane] -= taken.size
         self._go_on(taken.order_key, queue)
 
     def put_back(self, taken: Taken) -> None:
@@ -286,12 +289,13 @@ class Hand:
             heappop(ready)
         return None
 
-    def _next_lane(self, heads: list[Taken | None], now: float) -> int | None:
+    def _next_lane(self, lanes: list[int], now: float) -> int:
         """Return the lane whose turn it is: the most urgent, but not always where another waits for too long."""
-        for lane in reversed(LANES[1:]):
-            if self._passed[lane] >= PASSED_BY and self._is_aged(heads[lane], now):
+        for lane in reversed(lanes):
+            passed_by = self._turns - self._last_turn[lane]
+            if lane != Priority.URGENT and passed_by >= PASSED_BY and self._is_aged(self._ready[lane][0][2], now):
                 return lane
-        return next((lane for lane in LANES if heads[lane] is not None), None)
+        return lanes[0]
 
-    def _is_aged(self, taken: Taken | None, now: float) -> bool:
-        return taken is not None and now - taken.since > self.ageing_s
+    def _is_aged(self, taken: Taken, now: float) -> bool:
+        return now - taken.since > self.ageing_s
