@@ -17,20 +17,24 @@ STEP_TTL_MS = 7 * 24 * 3_600_000
 
 
 class Steps:
-    """The steps of the handling of one event."""
+    """The steps of the handling of one event.
+
+    What is recorded is read when the first step is taken, in the first attempt as well: another worker may have begun
+    with the event and handed it over.
+    """
 
     def __init__(self, server: Server, agent: str, taken: Taken) -> None:
         self._server = server
         self._key = server.keys.steps(agent, taken.partition, taken.event.seq)
-        self._first = taken.attempt == 1 and not taken.suspect and not taken.redriven and not taken.interrupted
-        self.used = not self._first
+        self._recorded: dict[str, bytes] | None = None
+        self.used = taken.attempt > 1 or taken.suspect or taken.redriven or taken.interrupted
 
     async def run(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the recorded result of step `name`, else call `function` and record what it returns."""
-        if not self._first or self.used:
-            recorded = await self._server.command("HGET", self._key, name)
-            if recorded is not None:
-                return _decode(recorded)
+        if self._recorded is None:
+            self._recorded = await self._read()
+        if name in self._recorded:
+            return _decode(self._recorded[name])
         result = function(*args, **kwargs)
         if inspect.isawaitable(result):
             result = await result
@@ -38,6 +42,11 @@ class Steps:
         self.used = True
         await self._server.commands(("HSET", self._key, name, raw), ("PEXPIRE", self._key, STEP_TTL_MS))
         return value
+
+    async def _read(self) -> dict[str, bytes]:
+        raw = await self._server.command("HGETALL", self._key)
+        self.used = self.used or bool(raw)
+        return {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
 
     def drop(self) -> tuple[Write, ...]:
         """Return the write that forgets every step."""

@@ -123,6 +123,32 @@ async def test_a_step_is_known_to_the_worker_that_takes_over(spine: Spine, serve
     assert calls == [event.seq]
 
 
+async def test_a_step_is_known_to_the_worker_that_an_event_is_handed_over_to_in_order(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis
+) -> None:
+    calls: list[int] = []
+
+    class Stopped(Recorder):
+        first: ClassVar[bool] = True
+
+        @on("a.b")
+        async def handle(self, event: Event[Any], ctx: Handling) -> None:
+            await ctx.step("pay", lambda: calls.append(event.seq))
+            if self.first:
+                type(self).first = False
+                await asyncio.Event().wait()
+            self.note(event)
+
+    worker = await serve(Stopped, shutdown_timeout_s=0.05)
+    event = await spine.publish("a.b", {}, key="k")
+    await wait_until(lambda: not Stopped.first)
+    assert not await worker.stop()
+    await serve(Stopped)
+    await wait_until(lambda: Stopped.seen["k"] == [event.seq])
+    assert calls == [event.seq]
+    await wait_until(lambda: _no_keys(raw, spine.server.keys.own("steps", "*")))
+
+
 async def test_a_commit_that_was_overtaken_stores_nothing(spine: Spine, serve: Any, raw: redis.asyncio.Redis) -> None:
     class Slow(Recorder):
         go: ClassVar[asyncio.Event]
