@@ -14,6 +14,7 @@ from seen_events import events_of, nothing_left_to_do, wait_for_events
 from worker_processes import Processes, Serve
 
 from spine import Agent, Context, Draft, Event, Handling, Priority, Retry, Spine, on, on_all, on_missing
+from spine.keys import partition_of
 from spine.testing.waiting import wait_until
 
 R, P, F = "requirement.complete", "payment.cleared", "room.found"
@@ -333,11 +334,13 @@ class Busy(Agent):
 
 
 async def test_what_waits_in_a_slower_lane_is_not_missing(spine: Spine, serve: Serve, raw: redis.asyncio.Redis) -> None:
+    partitions = spine.server.partitions
+    beside = next(f"o-{n}" for n in range(1000) if partition_of(f"o-{n}", partitions) == partition_of("k", partitions))
     await serve(Busy, concurrency=1)
     await spine.publish_many(
         [
             Draft(P, {}, key="k", priority=Priority.URGENT),
-            Draft("work.found", {}, key="other", priority=Priority.URGENT),
+            Draft("work.found", {}, key=beside, priority=Priority.URGENT),
             Draft(R, {}, key="k", priority=Priority.BACKGROUND),
         ]
     )
