@@ -329,6 +329,10 @@ class Spine:
     snapshot = _blocking(AsyncSpine.snapshot)
     snapshots = _blocking(AsyncSpine.snapshots)
     remove_snapshots = _blocking(AsyncSpine.remove_snapshots)
+    retention = _blocking(AsyncSpine.retention)
+    trim = _blocking(AsyncSpine.trim)
+    remove_projection = _blocking(AsyncSpine.remove_projection)
+    trace = _blocking(AsyncSpine.trace)
 
     def subscribe(
         self, types: Types, callback: Callable[[Event[Any]], None], *, after: Moment | None = None

@@ -35,6 +35,7 @@ from spine.events import Context, Draft, Durability, Event, Payload, Priority, t
 from spine.keys import partition_of
 from spine.log.drafts import Drafts, Prepared, check_limit
 from spine.log.feed import Feed
+from spine.log.floors import Gaps
 from spine.log.listener import Listener
 from spine.log.publisher import Publisher
 from spine.log.reader import Reader, Selection
@@ -340,15 +341,21 @@ class Spine(Past):
             types: types or patterns with ``*``.
             key: only this key.
             correlation: only this correlation.
+
+        Raises `ReplayGap` when events that it would begin with were trimmed away.
         """
         selection = _selection(types, key, correlation)
         head = await self.reader.head()
         start = await self._seq_at(after)
         end = head if until is None else min(head, await self._seq_at(until))
+        gaps = Gaps(self.server, selection)
+        await gaps.check(start)
         async with aclosing(self.reader.batches(selection, start, end)) as batches:
             async for events in batches:
+                await gaps.check(start, events)
                 for event in upcast_all(events):
                     yield event
+                start = events[-1].seq
 
     async def tail(
         self,
@@ -360,7 +367,8 @@ class Spine(Past):
     ) -> AsyncGenerator[Event[Any], None]:
         """Yield events as they are appended, for ever, in seq order; from the present on, or after `after`.
 
-        A reader that is slow falls behind: the events wait in Redis, not in memory.
+        A reader that is slow falls behind: the events wait in Redis, not in memory. Raises `ReplayGap` when they were
+        trimmed away meanwhile.
         """
         feed = await self._feed(_selection(types, key, correlation), after)
         try:
@@ -467,6 +475,7 @@ class Spine(Past):
 
     async def _feed(self, selection: Selection, after: Moment | None) -> Feed:
         start = await self.reader.head() if after is None else await self._seq_at(after)
+        await Gaps(self.server, selection).check(start)
         feed = Feed(self.server, self.reader, self.listener, selection, start)
         await feed.start()
         return feed

@@ -59,6 +59,8 @@ async def examine(client: Redis, namespace: str) -> AsyncIterator[Check]:
         findings = await find(client, keys)
         yield counter(findings)
         yield streams(findings)
+        retention: Any = await client.hget(keys.meta, "retention")
+        yield bounds(retention, findings.counter)
 
 
 async def reachable(client: Redis) -> Check:
@@ -172,6 +174,19 @@ def streams(findings: Findings) -> Check:
         "spine doctor --repair takes stray entries out" if removable else "delete the key, or use another namespace"
     )
     return Check(name="streams", ok=False, detail="; ".join(map(str, findings.faults)), remedy=remedy)
+
+
+def bounds(retention: bytes | None, last: int) -> Check:
+    """Does the log stay within bounds: it is no fault where it does not, but one wants to know."""
+    if retention is not None:
+        return Check(name="retention", ok=True, detail=f"the log keeps {_kept(retention)}")
+    advice = "it grows for ever: say how long it keeps events, with `spine trim --keep` or spine.retention(keep=…)"
+    return Check(name="retention", ok=True, detail="the log keeps everything", remedy=advice if last else "")
+
+
+def _kept(retention: bytes) -> str:
+    rule = msgspec.json.decode(retention)
+    return f"events of {rule['age_s'] / 86_400:g} days" if rule.get("age_s") else f"{rule['events']:,} events"
 
 
 def _megabytes(size: int) -> str:

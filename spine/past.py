@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
 from spine.connection import Server
 from spine.errors import InvalidInput
 from spine.log.reader import Reader
 from spine.log.streams import Streams
 from spine.names import check_agent_name
+from spine.retention import Retention, read_retention, target_of, write_retention
+from spine.scan import scan
 from spine.snapshots import Snapshot, Snapshots
+from spine.stakes import PROJECTIONS
 from spine.state import Reducing, StateT
 from spine.timetravel import PRESENT, Step, TimeTravel
+from spine.trimming import Trim, Trimmer
+
+if TYPE_CHECKING:
+    from spine.trace import Trace
 
 Moment = int | datetime
 
@@ -29,9 +36,7 @@ class Past:
 
         async def _seq_at(self, moment: Moment) -> int: ...
 
-    async def reduce(
-        self, kind: type[Reducing[StateT]], *, key: str | None = None, at: Moment | None = None
-    ) -> StateT:
+    async def reduce(self, kind: type[Reducing[StateT]], *, key: str | None = None, at: Moment | None = None) -> StateT:
         """Return the state of an agent or projection, folded from the log: now, or at a seq or time.
 
         It starts at the nearest stored state, so it costs what happened since. The state is the caller's own.
@@ -87,6 +92,67 @@ class Past:
         Nothing is lost but time: states are folded from the log. One whose events were trimmed away stays.
         """
         return await Snapshots(self.server, *await self._name_of(kind)).remove(key, before=before)
+
+    async def retention(self, *, keep: timedelta | int | Literal["forever"] | None = None) -> Retention | None:
+        """Return how long the log keeps events, ``None`` for ever; `keep` says it anew.
+
+        Workers trim the log by it about once a minute, and `trim` does. Nothing goes that somebody still needs.
+
+        Args:
+            keep: an age, a number of events (of numbers given: events that were refused count), or ``"forever"``.
+        """
+        if keep is not None:
+            await write_retention(self.server, None if keep == "forever" else Retention.of(keep))
+        return await read_retention(self.server)
+
+    async def trim(
+        self,
+        *,
+        until: Moment | None = None,
+        kinds: Sequence[type[Reducing[Any]]] = (),
+        dry_run: bool = False,
+        force: bool = False,
+        told: Callable[[int], None] = lambda events: None,
+    ) -> Trim:
+        """Take events out of the log, with all that names them; return what went, and who held up the rest.
+
+        No event goes that an agent has not handled (dead letters count), or that made a state that is not stored,
+        unless `force`. It may be broken off at any moment; the next one goes on.
+
+        Args:
+            until: the last seq that goes, or a time before which all do; by the namespace's retention where left out.
+            kinds: classes of agents and projections. States of theirs that are not stored are folded and stored; of
+                keys that go on, states since remain reachable.
+            dry_run: only say what would go.
+            force: take out what is needed as well; the result says who needed it.
+            told: called with the count of events as it grows.
+        """
+        if until is not None:
+            target = await self._seq_at(until)
+        elif (rule := await read_retention(self.server)) is not None:
+            target = await target_of(self.server, self.reader, rule)
+        else:
+            raise InvalidInput("the namespace keeps everything: give until=, or a retention first")
+        trimmer = Trimmer(self.server, self.reader, self.streams, kinds)
+        return await trimmer.trim(min(target, await self.reader.head()), dry_run=dry_run, force=force, told=told)
+
+    async def remove_projection(self, name: str) -> None:
+        """Forget a projection that nobody serves any more: it holds up no trim; its stored states are deleted."""
+        keys = self.server.keys
+        await self.server.commands(("HDEL", keys.own(PROJECTIONS), name), ("DEL", keys.own("position", name)))
+        for place in ("state", "snap"):
+            async with aclosing(scan(self.server, keys.own(place, name, ""))) as pages:
+                async for page in pages:
+                    await self.server.command("UNLINK", *(keys.own(place, name, rest) for rest in page))
+
+    async def trace(self, correlation: str) -> Trace:
+        """Return what followed from one request: a tree of events, with who handled each, how long it waited and took.
+
+        Of what was trimmed away, nothing is in it.
+        """
+        from spine.trace import read
+
+        return await read(self, correlation)  # type: ignore[arg-type]
 
     async def _name_of(self, kind: type[Reducing[Any]] | str) -> tuple[str, str]:
         if not isinstance(kind, str):

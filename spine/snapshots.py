@@ -10,7 +10,9 @@ import msgspec
 
 from spine.connection import Argument, Server
 from spine.events import from_ms
+from spine.faults import fault
 from spine.keys import partition_of
+from spine.log.floors import floors, last_gone
 from spine.scan import scan
 from spine.state import split_stored
 
@@ -53,7 +55,9 @@ class Snapshots:
 
     async def keep(self, key: str, seq: int, raw: bytes) -> None:
         """Keep a state, as it is stored."""
+        fault("snapshot.before")
         await self._server.command("HSET", self._at(key), seq, raw)
+        fault("snapshot.after")
 
     async def find(self, key: str | None = None) -> list[Snapshot]:
         """Return the snapshots (of one key), by key and seq."""
@@ -90,19 +94,16 @@ class Snapshots:
 
     async def _of(self, names: list[str]) -> list[Snapshot]:
         commands: list[tuple[Argument, ...]] = []
+        floor = max((await floors(self._server)).values(), default=0)
         for key in names:
             commands += (("HGETALL", self._at(key)), ("HGET", self._server.keys.gone(self._partition(key)), key))
         replies = await self._server.commands(*commands)
         found: list[Snapshot] = []
         for place, key in enumerate(names):
             raw, gone = replies[2 * place : 2 * place + 2]
-            found += _marked([_read(key, raw[i], raw[i + 1]) for i in range(0, len(raw), 2)], last_gone(gone))
+            snapshots = [_read(key, raw[i], raw[i + 1]) for i in range(0, len(raw), 2)]
+            found += _marked(snapshots, last_gone(gone) if key else floor)
         return found
-
-
-def last_gone(raw: bytes | None) -> int:
-    """Return the last seq that was trimmed away of a key, of what `Keys.gone` says of it."""
-    return max((int(entry.partition(":")[0]) for entry in (raw or b"").decode().split(",") if entry), default=0)
 
 
 def _read(key: str, seq: bytes, raw: bytes) -> Snapshot:

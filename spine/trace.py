@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +14,9 @@ from spine.client import Spine
 from spine.delivery.records import Done
 from spine.events import Event
 from spine.keys import partition_of
+from spine.log.reader import Selection
 from spine.log.streams import REPLIES
+from spine.names import check_key
 
 LOG = "log"
 CHUNK = 500
@@ -132,7 +135,9 @@ def build(correlation: str, events: Iterable[Event[Any]]) -> Trace:
 
 async def read(spine: Spine, correlation: str) -> Trace:
     """Return the trace of `correlation` as the log has it now, with what became of each event."""
-    trace = build(correlation, [event async for event in spine.replay(correlation=correlation)])
+    selection = Selection(correlation=check_key(correlation, "correlation"))  # what is left of it, however old it is
+    async with aclosing(spine.reader.forward(selection, 0, await spine.reader.head())) as events:
+        trace = build(correlation, [event async for event in events])
     names: list[bytes] = await spine.server.command("HKEYS", spine.server.keys.agents)
     agents = sorted(name.decode() for name in names)
     for start in range(0, len(trace.nodes), CHUNK):

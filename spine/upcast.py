@@ -99,6 +99,6 @@ def _next(event: Event[Any], known: dict[int, Upcaster], version: int, payload: 
 
 def _newer(event: Event[Any], known: int) -> UnknownVersion:
     return UnknownVersion(
-        f"event {event.seq} has version {event.type_version} of {event.type!r}; the newest known here is {known}: it was "
-        "published by newer code. Deploy that here first."
+        f"event {event.seq} has version {event.type_version} of {event.type!r}; the newest known here is {known}. "
+        "Newer code published it: deploy that here first."
     )

@@ -18,6 +18,7 @@ from spine.connection import Argument, NamespaceChanged, Server, StaleBatch, is_
 from spine.delivery.calls import CommitCall
 from spine.errors import LeaseLost, ServerUnreachable, SpineError, StateConflict, StreamBlocked
 from spine.events import Event
+from spine.faults import fault
 from spine.log.calls import ScriptCall
 from spine.log.drafts import Prepared, Write
 from spine.log.streams import Streams
@@ -192,7 +193,9 @@ class Committer:
             known = self._server.namespace
             try:
                 call, args = self._call(units)
+                fault("commit.before")
                 replies = await self._server.evaluate(self._server.writer, "commit", call.keys, args)
+                fault("commit.after")
                 return call, replies[0]
             except NamespaceChanged:
                 await self._server.reopen(known)

@@ -12,6 +12,7 @@ import msgspec
 from spine.connection import Server
 from spine.events import Event
 from spine.link import ClientClosed
+from spine.log.floors import Gaps, gap
 from spine.log.listener import KEPT, Listener, Watch
 from spine.log.reader import Reader, Selection
 from spine.upcast import upcast
@@ -52,17 +53,21 @@ class Feed:
     async def events(self) -> AsyncGenerator[Event[Any], None]:
         """Yield events as they come, until the client is closed; `start` must have been called.
 
-        Raises `Unavailable` when the server stays away, `DecodeError` for an event that cannot be upcast; called again,
-        it goes on where it was, after such an event.
+        Raises `Unavailable` when the server stays away, `DecodeError` for an event that cannot be upcast, `ReplayGap`
+        where events were trimmed away before they were read; called again, it goes on where it was, or after that.
         """
         try:
             while not self._listener.closed:
                 selection, until = await self._news()
+                gaps, start = Gaps(self._server, selection), 0
                 async with aclosing(self._reader.batches(selection, self.position, until)) as batches:
                     async for events in batches:
+                        if start:  # one who keeps up reads a batch at a time, and pays nothing for looking
+                            await gaps.check(start)
                         for event in events:
                             self.position = event.seq
                             yield upcast(event)
+                        start = self.position
                 self.position = max(self.position, until)
                 await self._rung.wait()
         except ClientClosed:
@@ -85,13 +90,15 @@ class Feed:
         """
         self._rung.clear()
         lost, self._lost = self._lost, False
-        head_raw, reply, epoch_raw = await self._server.commands(
+        head_raw, reply, epoch_raw, floors_raw = await self._server.commands(
             ("GET", self._server.keys.seq),
             ("XREAD", "COUNT", 10 * KEPT, "STREAMS", *self._bells, *self._heard),
             ("HGET", self._server.keys.meta, "epoch"),
+            ("HVALS", self._server.keys.floors),
         )
         if await self._is_new_epoch((epoch_raw or b"").decode()):
             return await self._news()
+        self._look_for_a_gap(max(map(int, floors_raw), default=0))
         touched: set[tuple[int, int]] = set()
         until = self.position
         for raw_key, entries in reply or ():
@@ -106,6 +113,12 @@ class Feed:
         self._server.highest_seen = max(self._server.highest_seen, until)
         streams = None if lost else frozenset(touched)
         return msgspec.structs.replace(self._selection, streams=streams), until
+
+    def _look_for_a_gap(self, floor: int) -> None:
+        """Raise `ReplayGap` when events were trimmed away before they were read; called again, it goes on after it."""
+        if not self._selection.by_index and self.position < floor:
+            missed, self.position = self.position, floor
+            raise gap("the events", missed, floor)
 
     async def _is_new_epoch(self, epoch: str) -> bool:
         """Tell whether the log began anew; its streams go by other numbers then, and its own may begin below ours."""

@@ -181,7 +181,7 @@ class Reader:
                 yield entries
                 high = low
             else:
-                high = await self._previous(extents, low)
+                high = await self.previous(extents, low)
             width = min(WINDOW, width * 2)
 
     async def extents(self, selection: Selection) -> list[Extent]:
@@ -244,7 +244,8 @@ class Reader:
         )
         return max(high, min((_seq(entries[0]) for entries in replies if entries), default=high + 1) - 1)
 
-    async def _previous(self, extents: list[Extent], low: int) -> int:
+    async def previous(self, extents: list[Extent], low: int) -> int:
+        """Return the seq of the last event up to `low`; 0 when there is none."""
         replies = await self._server.commands(
             *(("XREVRANGE", extent.key, f"{low}-0", "-", "COUNT", 1) for extent in extents if extent.first <= low)
         )

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
-from spine.errors import DecodeError, Unavailable
+from spine.errors import DecodeError, ReplayGap, Unavailable
 from spine.events import Event
 from spine.log.feed import Feed
 
@@ -62,9 +62,9 @@ class Subscription:
             while not self._stopped:
                 try:
                     await self._hand_over()
-                except DecodeError as error:
+                except (DecodeError, ReplayGap) as error:
                     self.errors += 1
-                    logger.error("subscriber of %s is not given an event: %s", ", ".join(self.types), error)  # noqa: TRY400
+                    logger.error("subscriber of %s is not given what it should get: %s", ", ".join(self.types), error)  # noqa: TRY400
                 except Unavailable as error:
                     logger.warning("subscriber of %s waits for the server: %s", ", ".join(self.types), error)
                     await asyncio.sleep(PAUSE_S)

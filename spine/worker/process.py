@@ -21,7 +21,11 @@ from spine.delivery.leases import LEASE_S, Lease, Leases, WorkerInfo
 from spine.errors import InvalidInput, SpineError
 from spine.events import to_ms
 from spine.log.listener import Entries
+from spine.projection import Projection
+from spine.state import Reducing
 from spine.worker.agency import Agency
+from spine.worker.housekeeping import Housekeeping
+from spine.worker.projector import Projector
 
 if TYPE_CHECKING:
     from spine.client import Spine
@@ -41,7 +45,7 @@ class Worker:
 
     Args:
         spine: an open client.
-        agents: the agents to serve.
+        kinds: the agents to serve, and the projections.
         concurrency: handlers of one agent at work at once in this process.
         worker: id of this worker; unique among the living.
         lease_s: after this time without a sign of life, others take over.
@@ -51,18 +55,19 @@ class Worker:
     def __init__(
         self,
         spine: Spine,
-        *agents: type[Agent[Any]],
+        *kinds: type[Reducing[Any]],
         concurrency: int | None = None,
         worker: str | None = None,
         lease_s: float = LEASE_S,
         shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
     ) -> None:
-        if not agents:
+        if not kinds:
             raise InvalidInput("name at least one agent to run")
+        agents = [kind for kind in kinds if issubclass(kind, Agent)]
         if spine.catalog is not None:
             for agent in agents:
                 spine.catalog.check_declared(agent.name, agent.topics())
-        names = [agent.name for agent in agents]
+        names = [kind.name for kind in kinds]
         if len(set(names)) != len(names):
             raise InvalidInput(f"two agents of one name: {', '.join(names)}")
         self.id = worker or f"{socket.gethostname()[:20]}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -74,6 +79,9 @@ class Worker:
         self._agencies = {
             agent.name: Agency(spine, agent, self.id, self._leases, self._concurrency) for agent in agents
         }
+        projections = [kind for kind in kinds if issubclass(kind, Projection)]
+        self._projectors = [Projector(spine, kind, self.id, lease_s) for kind in projections]
+        self._housekeeping = Housekeeping(spine, kinds, self.id)
         self._draining_since: dict[tuple[str, int], float] = {}
         self._not_before: dict[tuple[str, int], float] = {}
         self._balance_now = asyncio.Event()
@@ -97,6 +105,9 @@ class Worker:
             agency.begin()
             await self._leases.join(agency.name, self._info(agency))
             await self._announce(agency.name)
+        for projector in self._projectors:
+            await projector.start()
+        self._housekeeping.start()
         await self._balance()
         self._task = asyncio.create_task(self._balance_for_ever(), name="spine-balance")
 
@@ -105,6 +116,9 @@ class Worker:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._housekeeping.stop()
+        for projector in self._projectors:
+            await projector.stop()
         finished = True
         for agency in self._agencies.values():
             agency.stopping = True
@@ -311,21 +325,21 @@ class Worker:
 
 async def run(
     spine: Spine,
-    *agents: type[Agent[Any]],
+    *kinds: type[Reducing[Any]],
     concurrency: int | None = None,
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
     worker: str | None = None,
     lease_s: float = LEASE_S,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Run `agents` in this process until `stop` is set, SIGINT or SIGTERM comes, or the task is cancelled.
+    """Run agents and projections here until `stop` is set, SIGINT or SIGTERM comes, or the task is cancelled.
 
     The first signal drains: nothing more is taken, what runs may finish within `shutdown_timeout_s`, leases are given
     back at once. A second one ends at once. With `stop` given, signals are the caller's business.
     """
     ending = stop or asyncio.Event()
     serving = Worker(
-        spine, *agents, concurrency=concurrency, worker=worker, lease_s=lease_s, shutdown_timeout_s=shutdown_timeout_s
+        spine, *kinds, concurrency=concurrency, worker=worker, lease_s=lease_s, shutdown_timeout_s=shutdown_timeout_s
     )
     with _signals(ending) if stop is None else contextlib.nullcontext():
         await serving.start()

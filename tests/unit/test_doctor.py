@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spine.doctor import Check, clock, counter, eviction, memory, persistence, streams, version
+from spine.doctor import Check, bounds, clock, counter, eviction, memory, persistence, streams, version
 from spine.strays import Fault, Findings
 
 
@@ -34,6 +34,15 @@ from spine.strays import Fault, Findings
 def test_a_failed_check_says_what_to_do(check: Check, ok: bool) -> None:
     assert check.ok is ok
     assert bool(check.remedy) is not ok
+
+
+def test_a_log_without_bounds_is_no_fault_but_told_of() -> None:
+    assert bounds(None, 7).ok
+    assert "spine trim" in bounds(None, 7).remedy
+    assert bounds(None, 0).remedy == ""
+    for rule, said in ((b'{"age_s":864000.0,"events":null}', "10 days"), (b'{"age_s":null,"events":5000}', "5,000 events")):
+        assert said in bounds(rule, 7).detail
+        assert bounds(rule, 7).remedy == ""
 
 
 def test_a_fault_names_the_stream_and_the_first_entries() -> None:

@@ -75,7 +75,7 @@ async def test_an_urgent_event_sees_earlier_ones_folded_though_they_are_not_hand
     await pay(spine, "k", priority=Priority.URGENT)
     await wait_until(lambda: hand.size == 4)
     gate.set()
-    await wait_until(lambda: len(seen) == 4)
+    await wait_until(lambda: len(exact) == 4)
     assert seen == [(1, [1]), (4, [1, 2, 3, 4]), (3, [1, 2, 3, 4]), (2, [1, 2, 3, 4])]
     assert exact == [(1, [1]), (4, [1, 2, 3, 4]), (3, [1, 2, 3]), (2, [1, 2])]
     assert (await until_stored(raw, spine, Lanes, "k", 4)).state == await by_hand(spine, Lanes, "k")
