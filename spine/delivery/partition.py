@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from spine.connection import Argument, Server
+from spine.connection import Argument, Server, refused
 from spine.delivery.leases import Lease
 from spine.errors import LeaseLost
+from spine.link import error_reply
 from spine.log.listener import KEPT
 from spine.log.streams import LANES, Stream, Streams
 
@@ -35,6 +37,22 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     recheck: int
 
 
+class Ask(msgspec.Struct, frozen=True, gc=False):
+    """What is asked of one partition.
+
+    Attributes:
+        partition: which one.
+        numbers: its streams that are to be read.
+        budgets: how many entries of each lane.
+        args: what ``take.lua`` is told of each stream.
+    """
+
+    partition: Partition
+    numbers: list[int]
+    budgets: Sequence[int]
+    args: Sequence[Argument]
+
+
 class Partition:
     """One partition that this worker holds for an agent.
 
@@ -47,6 +65,7 @@ class Partition:
         deaths: seq → how many deaths an event was at work at, of those that are suspected.
         failures: how often in a row it could not be read.
         retry_at: when it may be tried again (monotonic seconds).
+        looked_at: when every stream was last to be looked at (monotonic seconds).
         unknown: a stream was heard of that the topic list did not have when it was last looked at. Nothing may run on
             the strength of what is read until it has been looked at again: the stream may hold earlier events.
     """
@@ -72,6 +91,7 @@ class Partition:
         self.deaths: dict[int, int] = {}
         self.failures = 0
         self.retry_at = 0.0
+        self.looked_at = time.monotonic()
         self.unknown = True
         self.head = 0
 
@@ -104,6 +124,7 @@ class Partition:
 
     def look_everywhere(self) -> None:
         """Rings may have been missed: look at every stream again."""
+        self.looked_at = time.monotonic()
         seen = _seq(self._heard)
         for number in self._subscribed:
             self._position.setdefault(number, seen)
@@ -132,10 +153,14 @@ class Partition:
         return bounds
 
     async def take(self, group: str, budgets: Sequence[int], *, stalled: bool) -> list[Read]:
-        """Take up to so many entries of each lane, urgent ones first. Raises `LeaseLost`.
+        """Take from this partition alone; see `ask`. Raises `LeaseLost`."""
+        (reads,) = await take_all(self._server, group, [self.ask(budgets, stalled=stalled)])
+        if isinstance(reads, Exception):
+            raise reads
+        return reads
 
-        What the rings read in the same breath tell of is known before the answers are looked at: a stream that was read
-        to its end has no news, whatever rang for it.
+    def ask(self, budgets: Sequence[int], *, stalled: bool) -> Ask:
+        """Return what `take_all` is to ask: up to so many entries of each lane, urgent ones first.
 
         `stalled` says that nothing in hand may run before more is read: the stream furthest behind is then read even
         beyond its budget.
@@ -150,10 +175,18 @@ class Partition:
             args += (self._starts[number], lane, left[lane], 1 if must else 0, ">")
             left[lane] -= 1
         self._rung.clear()
-        answers = await self._call(group, numbers, budgets, args)
-        self._hear_newest_first(self._rings)
+        return Ask(self, numbers, budgets, args)
+
+    def reads(self, ask: Ask, answers: list[Any], rings: list[Any], head: int) -> list[Read]:
+        """Return what was taken.
+
+        What the rings read in the same breath tell of is known before the answers are looked at: a stream that was read
+        to its end has no news, whatever rang for it.
+        """
+        self.head = head
+        self._hear_newest_first(rings)
         reads = []
-        for number, (created, state, entries) in zip(numbers, answers, strict=True):
+        for number, (created, state, entries) in zip(ask.numbers, answers, strict=True):
             if state == NOT_READ:
                 continue
             if created:
@@ -192,8 +225,13 @@ class Partition:
             more = True
             while more:
                 args = (self._starts[number], self._subscribed[number].lane, 1, 0, after)
-                ((created, state, entries),) = await self._call(group, [number], [RECOVERY_PAGE] * len(LANES), args)
-                self._hear_newest_first(self._rings)
+                ask = Ask(self, [number], [RECOVERY_PAGE] * len(LANES), args)
+                (answer,), head = await _call(self._server, group, [ask])
+                if isinstance(answer, Exception):
+                    raise answer
+                rings, (created, state, entries) = answer
+                self.head = head
+                self._hear_newest_first(rings)
                 if created:
                     self._group_was_made(number)
                     self._position[number] = 0
@@ -213,23 +251,15 @@ class Partition:
         stream = self._subscribed[number]
         return Read(stream, self._streams.key(self.number, stream), entries, self._recheck.get(number, 0))
 
-    async def _call(
-        self, group: str, numbers: list[int], budgets: Sequence[int], args: Sequence[Argument]
-    ) -> list[Any]:
-        keys = [self._streams.key(self.number, self._subscribed[number]) for number in numbers]
-        head: list[Argument] = [self.lease.generation, group, f"p{self.number}", self._heard, BYTES_A_CALL, *budgets]
-        replies = await self._server.evaluate(
-            self._server.link,
-            "take",
-            [self.lease.key, self._server.keys.seq, self._bell, *keys],
-            [*head, *args],
-        )
-        if replies[0] == 0:
-            raise LeaseLost(f"partition {self.number} of {group} has another holder")
-        counter, now_ms, self._rings, answers = replies[0]
-        self.head = int(counter)
-        self._server.note_time(int(now_ms))
-        return list(answers)
+    def keys_of(self, ask: Ask) -> list[str]:
+        """Return the keys that `ask` is about."""
+        streams = [self._streams.key(self.number, self._subscribed[number]) for number in ask.numbers]
+        return [self.lease.key, self._bell, *streams]
+
+    def args_of(self, ask: Ask, size: int) -> list[Argument]:
+        """Return what ``take.lua`` is told for `ask`, which may bring about `size` bytes."""
+        consumer = f"p{self.number}"
+        return [self.lease.generation, consumer, self._heard, size, *ask.budgets, len(ask.numbers), *ask.args]
 
     def _hear_newest_first(self, rings: list[Any]) -> None:
         if not rings:
@@ -239,6 +269,35 @@ class Partition:
         else:
             self.hear(rings)
         self._heard = rings[0][0].decode()
+
+
+async def take_all(server: Server, group: str, asks: Sequence[Ask]) -> list[list[Read] | Exception]:
+    """Take from several partitions in one call; return for each what was read, or what kept it from being read.
+
+    That is `LeaseLost`, or `StreamBlocked`.
+    """
+    answers, head = await _call(server, group, asks)
+    return [
+        answer if isinstance(answer, Exception) else ask.partition.reads(ask, answer[1:], answer[0], head)
+        for ask, answer in zip(asks, answers, strict=True)
+    ]
+
+
+async def _call(server: Server, group: str, asks: Sequence[Ask]) -> tuple[list[Any], int]:
+    size = BYTES_A_CALL // len(asks)
+    keys = [server.keys.seq]
+    args: list[Argument] = [group, len(asks)]
+    for ask in asks:
+        keys += ask.partition.keys_of(ask)
+        args += ask.partition.args_of(ask, size)
+    counter, now_ms, *answers = (await server.evaluate(server.link, "take", keys, args))[0]
+    server.note_time(int(now_ms))
+    for place, (ask, answer) in enumerate(zip(asks, answers, strict=True)):
+        if answer == 0:
+            answers[place] = LeaseLost(f"partition {ask.partition.number} of {group} has another holder")
+        elif isinstance(answer, bytes):
+            answers[place] = refused(error_reply(answer.decode()))
+    return answers, int(counter)
 
 
 _OLDEST: tuple[float, int] = (0.0, 0)

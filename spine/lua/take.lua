@@ -1,20 +1,25 @@
--- Take entries of one partition for a consumer group, if the lease is still of this generation.
+-- Take entries of some partitions for a consumer group, from each whose lease is still of its generation.
 --
--- KEYS: 1 lease, 2 seq, 3 bell, then streams, the most urgent first
--- ARGV: generation, group, consumer, id of the last ring heard, bytes (in all; a little more may come), budget (entries)
---   of lane 0, 1 and 2, for each stream: id that a new group starts after, its lane, how many of its lane are left
---   (itself included), '1' to read one beyond the budget, '>' or an id (pending entries after it)
--- Returns: 0 when the lease is lost, else {counter, time in ms, rings since (newest first), answer for each stream};
---   an answer is {created, read, entries}: created is 1 when the group had to be made now; read is 0 when the stream was
---   not read, 1 when it was read to its end and 2 when there may be more; entries is false when there are none.
+-- KEYS: 1 seq; then for each partition: lease, bell, streams, the most urgent first
+-- ARGV: group, n partitions, for each: generation, consumer, id of the last ring heard, bytes (in all; a little more may
+--   come), budget (entries) of lane 0, 1 and 2, n streams, for each: id that a new group starts after, its lane, how many
+--   of its lane are left (itself included), '1' to read one beyond the budget, '>' or an id (pending entries after it)
+-- Returns: {counter, time in ms, answer for each partition}; an answer is 0 when the lease is lost, text when an error
+--   keeps the partition from being read, else {rings since (newest first), {created, read, entries} for each stream}:
+--   created is 1 when the group had to be made now; read is 0 when the stream was not read, 1 when it was read to its end
+--   and 2 when there may be more; entries is false when there are none.
 local FIRST_PAGE = 32 -- sizes are not known before entries are read: the next page is larger when these are small
 
-if redis.call('HGET', KEYS[1], 'gen') ~= ARGV[1] then
-  return 0
+local at = 2
+local function arg()
+  at = at + 1
+  return ARGV[at]
 end
-local group, consumer = ARGV[2], ARGV[3]
-local room = tonumber(ARGV[5])
-local budgets = { ['0'] = tonumber(ARGV[6]), ['1'] = tonumber(ARGV[7]), ['2'] = tonumber(ARGV[8]) }
+local function num()
+  at = at + 1
+  return tonumber(ARGV[at])
+end
+local group, consumer, room, budgets = ARGV[1], nil, 0, nil
 
 local function size_of(page)
   local size = 0
@@ -60,38 +65,66 @@ local function read(key, count, from)
   return entries, last == asked and 2 or 1
 end
 
-local answers = {}
-for i = 4, #KEYS do
-  local key = KEYS[i]
-  local at = 8 + (i - 4) * 5
-  local lane = ARGV[at + 2]
-  local count = math.floor(budgets[lane] / tonumber(ARGV[at + 3]))
-  if room <= 0 then
-    count = 0
-  end
+-- Returns the answer for one stream, or an error.
+local function take_stream(key)
+  local start, lane, left, must, from = arg(), arg(), num(), arg(), arg()
+  local count = room > 0 and math.floor(budgets[lane] / left) or 0
   if count < 1 then
-    count = ARGV[at + 4] == '1' and 1 or 0
-  end
-  local created, state, entries = 0, 0, false
-  if count > 0 then
-    entries, state = read(key, count, ARGV[at + 5])
-    if entries.err then
-      if string.sub(entries.err, 1, 7) ~= 'NOGROUP' then
-        return redis.error_reply('SPINEBLOCKED ' .. key .. ' ' .. entries.err)
-      end
-      entries, state = {}, 1
-      if redis.call('EXISTS', key) == 1 then
-        redis.call('XGROUP', 'CREATE', key, group, ARGV[at + 1])
-        created = 1
-        entries, state = read(key, count, ARGV[at + 5])
-      end
+    if must ~= '1' then
+      return { 0, 0, false }
     end
-    budgets[lane] = budgets[lane] - #entries
-    entries = #entries > 0 and entries
+    count = 1
   end
-  answers[#answers + 1] = { created, state, entries }
+  local created = 0
+  local entries, state = read(key, count, from)
+  if entries.err and string.sub(entries.err, 1, 7) == 'NOGROUP' then
+    entries, state = {}, 1
+    if redis.call('EXISTS', key) == 1 then
+      redis.call('XGROUP', 'CREATE', key, group, start)
+      created = 1
+      entries, state = read(key, count, from)
+    end
+  end
+  if entries.err then
+    return entries
+  end
+  budgets[lane] = budgets[lane] - #entries
+  return { created, state, #entries > 0 and entries }
+end
+
+local place = 2
+local function take_partition()
+  local lease, bell, first = KEYS[place], KEYS[place + 1], place + 2
+  local generation, heard
+  generation, consumer, heard, room = arg(), arg(), arg(), num()
+  budgets = { ['0'] = num(), ['1'] = num(), ['2'] = num() }
+  local count = num()
+  local next_partition = at + 5 * count
+  place = first + count
+  local answer = { false }
+  if redis.call('HGET', lease, 'gen') ~= generation then
+    answer = 0
+  else
+    for i = first, first + count - 1 do
+      local found = take_stream(KEYS[i])
+      if found.err then
+        answer = 'SPINEBLOCKED ' .. KEYS[i] .. ' ' .. found.err
+        break
+      end
+      answer[#answer + 1] = found
+    end
+    if type(answer) == 'table' then
+      answer[1] = redis.call('XREVRANGE', bell, '+', '(' .. heard, 'COUNT', '100')
+    end
+  end
+  at = next_partition
+  return answer
+end
+
+local answers = { redis.call('GET', KEYS[1]) or '0', false }
+for _ = 1, tonumber(ARGV[2]) do
+  answers[#answers + 1] = take_partition()
 end
 local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-local rings = redis.call('XREVRANGE', KEYS[3], '+', '(' .. ARGV[4], 'COUNT', '100')
-return { redis.call('GET', KEYS[2]) or '0', now, rings, answers }
+answers[2] = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+return answers

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -15,7 +16,7 @@ from spine.connection import Argument
 from spine.delivery.hand import Taken
 from spine.delivery.holds import Listed
 from spine.delivery.leases import Lease
-from spine.delivery.partition import Partition, Read
+from spine.delivery.partition import Partition, Read, take_all
 from spine.errors import DecodeError, LeaseLost, SpineError
 from spine.events import Event, Priority
 from spine.log.streams import LANES, Stream
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("spine")
 
 FIRST_PLACE = -(2**60)
+LOOK_EVERY_S = 30.0
 
 
 class Intake:
@@ -55,9 +57,12 @@ class Intake:
         """Take whatever there is, for ever."""
         failures = 0
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._wake.wait()
             self._wake.clear()
             try:
+                self._look_where_nothing_rang()
                 await self._take_what_is_there()
                 failures = 0
             except Exception as error:
@@ -65,6 +70,13 @@ class Intake:
                 _report(f"{self._agency.name} cannot take events", error, failures)
                 self._wake.set()
                 await asyncio.sleep(_pause_s(failures))
+
+    def _look_where_nothing_rang(self) -> None:
+        """Look at every stream now and then: what was not written by spine rings no bell."""
+        now = time.monotonic()
+        for partition in self._agency.partitions.values():
+            if now - partition.looked_at > LOOK_EVERY_S:
+                partition.look_everywhere()
 
     # --- what there is to do ---
 
@@ -137,10 +149,7 @@ class Intake:
                 takes = [(partition, [0 for _ in LANES]) for partition in ready]
             if not takes:
                 return
-            if len(takes) == 1:
-                await self._take(*takes[0], stalled)
-            else:
-                await asyncio.gather(*(self._take(partition, budgets, stalled) for partition, budgets in takes))
+            await self._take(takes, stalled)
             await asyncio.sleep(0)
 
     def _is_idle(self) -> bool:
@@ -149,17 +158,36 @@ class Intake:
     def _may_take(self, partition: Partition) -> bool:
         return partition.opened and not partition.draining and partition.number not in self._recover
 
-    async def _take(self, partition: Partition, budgets: list[int], stalled: bool) -> None:
-        opening, agency = partition.opening, self._agency
+    async def _take(self, takes: Sequence[tuple[Partition, list[int]]], stalled: bool) -> None:
+        """Take from several partitions in one call."""
+        asks = [partition.ask(budgets, stalled=stalled) for partition, budgets in takes]
+        opening = [partition.opening for partition, _ in takes]
+        found: list[list[Read] | Exception]
         try:
-            reads = await partition.take(agency.name, budgets, stalled=stalled)
-            await self._admit(reads, partition, opening)
-        except LeaseLost:
-            agency.lose(partition.lease)
+            found = await take_all(self._agency.server, self._agency.name, asks)
         except Exception as error:
-            self.set_aside(partition, error)
+            found = [error for _ in takes]
+        admitting = []
+        for (partition, _), reads, opened in zip(takes, found, opening, strict=True):
+            if isinstance(reads, Exception):
+                self._not_taken(partition, reads)
+            else:
+                admitting.append(self._taken(partition, reads, opened))
+        await asyncio.gather(*admitting)
+
+    async def _taken(self, partition: Partition, reads: list[Read], opening: int) -> None:
+        try:
+            await self._admit(reads, partition, opening)
+        except Exception as error:
+            self._not_taken(partition, error)
         else:
             self._set_bounds(partition)
+
+    def _not_taken(self, partition: Partition, error: Exception) -> None:
+        if isinstance(error, LeaseLost):
+            self._agency.lose(partition.lease)
+        else:
+            self.set_aside(partition, error)
 
     def _set_bounds(self, partition: Partition) -> None:
         """Let run what nothing can overtake any more; not while a stream is unknown that may hold earlier events."""

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from spine import Agent, Draft, Event, Handling, Spine, Worker, on, reduces
+from spine.delivery import partition
 from spine.delivery.partition import Partition
 from spine.keys import partition_of
 from spine.log.streams import Streams
@@ -65,15 +66,15 @@ async def test_an_event_waits_for_an_earlier_one_of_a_topic_learned_in_the_same_
 ) -> None:
     """The take finds the later event, and only the rings read with it tell of the topic of the earlier one."""
     batch = [Draft("said.second", {"word": "2"}, KEY), Draft("said.first", {"word": "3"}, KEY)]
-    call = Partition._call
+    call = partition._call
     todo = [batch]
 
-    async def late(self: Partition, *args: Any) -> list[Any]:
+    async def late(*args: Any) -> Any:
         if todo:
             await spine.publish_many(todo.pop())
-        return await call(self, *args)
+        return await call(*args)
 
-    monkeypatch.setattr(Partition, "_call", late)
+    monkeypatch.setattr(partition, "_call", late)
     await spine.publish("said.first", {"word": "1"}, key=KEY)
     found = await heard(spine, 4)
     assert [one["word"] for one in found] == ["0", "1", "2", "3"]
@@ -121,23 +122,23 @@ async def test_an_event_stored_while_the_answer_of_a_take_is_on_its_way_is_not_f
     """Its ring is heard before the answer is looked at, which says that there is nothing more."""
     heard_it = asyncio.Event()
     late: list[int] = []
-    hear, call = Partition.hear, Partition._call
+    hear, call = Partition.hear, partition._call
 
     def noting(self: Partition, rings: list[Any]) -> None:
         hear(self, rings)
         if late and any(int(ring_id.partition(b"-")[0]) == late[0] for ring_id, _ in rings):
             heard_it.set()
 
-    async def slow(self: Partition, *args: Any) -> list[Any]:
-        answers = await call(self, *args)
-        if not late and any(entries for _, _, entries in answers):
-            late.append(self.head + 1)
+    async def slow(*args: Any) -> Any:
+        answers, head = await call(*args)
+        if not late and any(entries for _, *streams in answers for _, _, entries in streams):
+            late.append(head + 1)
             event = await spine.publish("said.first", {"word": "2"}, key=KEY)
             assert event.seq == late[0]
             await asyncio.wait_for(heard_it.wait(), 5)
-        return answers
+        return answers, head
 
     monkeypatch.setattr(Partition, "hear", noting)
-    monkeypatch.setattr(Partition, "_call", slow)
+    monkeypatch.setattr(partition, "_call", slow)
     await spine.publish("said.first", {"word": "1"}, key=KEY)
     assert [one["word"] for one in await heard(spine, 3)] == ["0", "1", "2"]
