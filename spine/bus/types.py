@@ -1,6 +1,7 @@
 """The predefined event types of the bus, each with the model of its payload.
 
-Every model names what it is about and lets further fields through: they are the platform's own.
+Every model says which fields it knows and of what type they are; all may be left out, and further ones pass through:
+they are the platform's own.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from spine.catalog.types import EventType
 
@@ -39,11 +40,16 @@ class BusPayload(EventType):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was left out is left out of the log as well."""
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
 
 class ConversationCreated(BusPayload, name=AgentEventType.CONVERSATION_CREATED):
     """A conversation begins."""
 
-    conversation_id: str
+    conversation_id: str | None = None
     session_id: str | None = None
     participants: tuple[str, ...] = ()
 
@@ -51,35 +57,35 @@ class ConversationCreated(BusPayload, name=AgentEventType.CONVERSATION_CREATED):
 class ConversationUpdated(BusPayload, name=AgentEventType.CONVERSATION_UPDATED):
     """Something about a conversation is different now."""
 
-    conversation_id: str
+    conversation_id: str | None = None
     changes: dict[str, Any] = Field(default_factory=dict)
 
 
 class ContextRequested(BusPayload, name=AgentEventType.CONTEXT_REQUESTED):
     """Somebody needs the context of a conversation; emitted to be answered."""
 
-    conversation_id: str
+    conversation_id: str | None = None
     fields: tuple[str, ...] = ()  # which parts of it; empty for all
 
 
 class SessionCreated(BusPayload, name=AgentEventType.SESSION_CREATED):
     """A session begins."""
 
-    session_id: str
+    session_id: str | None = None
     user_id: str | None = None
 
 
 class SessionUpdated(BusPayload, name=AgentEventType.SESSION_UPDATED):
     """Something about a session is different now."""
 
-    session_id: str
+    session_id: str | None = None
     changes: dict[str, Any] = Field(default_factory=dict)
 
 
 class MessageReceived(BusPayload, name=AgentEventType.MESSAGE_RECEIVED):
     """A message came in."""
 
-    message_id: str
+    message_id: str | None = None
     conversation_id: str | None = None
     text: str = ""
 
@@ -87,7 +93,7 @@ class MessageReceived(BusPayload, name=AgentEventType.MESSAGE_RECEIVED):
 class MessageProcessed(BusPayload, name=AgentEventType.MESSAGE_PROCESSED):
     """A message was dealt with."""
 
-    message_id: str
+    message_id: str | None = None
     conversation_id: str | None = None
     result: dict[str, Any] = Field(default_factory=dict)
 
@@ -95,17 +101,17 @@ class MessageProcessed(BusPayload, name=AgentEventType.MESSAGE_PROCESSED):
 class LanguageNormalized(BusPayload, name=AgentEventType.LANGUAGE_NORMALIZED):
     """A message was brought into the platform's language."""
 
-    message_id: str
-    text: str
-    language: str  # that of the text now
+    message_id: str | None = None
+    text: str | None = None
+    language: str | None = None  # that of the text now
     original_language: str | None = None
 
 
 class TranscriptionCompleted(BusPayload, name=AgentEventType.TRANSCRIPTION_COMPLETED):
     """Speech became text."""
 
-    message_id: str
-    text: str
+    message_id: str | None = None
+    text: str | None = None
     language: str | None = None
     duration_s: float | None = None  # of the speech
 
@@ -113,30 +119,30 @@ class TranscriptionCompleted(BusPayload, name=AgentEventType.TRANSCRIPTION_COMPL
 class FolderStructureDetermined(BusPayload, name=AgentEventType.FOLDER_STRUCTURE_DETERMINED):
     """It was settled which folders there are to be."""
 
-    root: str
+    root: str | None = None
     folders: tuple[str, ...] = ()  # paths below the root
 
 
 class OrionStateChanged(BusPayload, name=AgentEventType.ORION_STATE_CHANGED):
     """The platform went from one state to another."""
 
-    state: str
+    state: str | None = None
     previous: str | None = None
 
 
 class UpgradeRequested(BusPayload, name=AgentEventType.UPGRADE_REQUESTED):
     """A component is to be brought to a version."""
 
-    component: str
-    version: str
+    component: str | None = None
+    version: str | None = None
     reason: str = ""
 
 
 class UpgradeCompleted(BusPayload, name=AgentEventType.UPGRADE_COMPLETED):
     """A component is at a version now, or the upgrade failed."""
 
-    component: str
-    version: str
+    component: str | None = None
+    version: str | None = None
     succeeded: bool = True
 
 

@@ -236,7 +236,7 @@ async def test_metrics(bus: AgentEventBus) -> None:
     for _ in range(20):
         await bus.emit_and_wait("context.requested", {"conversation_id": "c"}, timeout=10)
     with pytest.raises(InvalidInput):
-        await bus.emit("session.created", {})
+        await bus.emit("session.created", {"session_id": 7})
     await wait_until(lambda: bus.metrics().handled.get("session.created") == 6)
     found = bus.metrics()
     assert found.emitted == {"session.created": 3, "context.requested": 20}
@@ -254,7 +254,7 @@ async def test_the_log_of_errors_is_bounded(spine: Spine) -> None:
     async with AgentEventBus(spine, errors_kept=5) as bus:
         for n in range(12):
             with pytest.raises(InvalidInput):
-                await bus.emit("session.created", {"n": n})
+                await bus.emit("session.created", {"session_id": n})
         assert bus.metrics().errors == {"invalid_event": 12}
         assert len(bus.metrics().error_log) == 5
 
@@ -280,3 +280,12 @@ async def test_subscribers_of_all_processes_are_seen(bus: AgentEventBus, bus_url
         assert {found.event_type for found in await bus.subscribers()} == {"session.*", "session.created"}
         assert len(await bus.subscribers("session.updated")) == 1
     assert len(await bus.subscribers()) == 1
+
+
+async def test_a_predefined_event_is_stored_as_it_was_given(bus: AgentEventBus) -> None:
+    for data in ({}, {"text": "hi"}, {"message_id": "m", "channel": {"name": "web"}}):
+        assert (await bus.emit(AgentEventType.MESSAGE_RECEIVED, data)).data == data
+    assert [event.data for event in await bus.history(AgentEventType.MESSAGE_RECEIVED, limit=2)] == [
+        {"message_id": "m", "channel": {"name": "web"}},
+        {"text": "hi"},
+    ]

@@ -89,7 +89,7 @@ async def test_time_out(bus: AgentEventBus) -> None:
 
 async def test_an_invalid_event_is_refused_and_nothing_stored(bus: AgentEventBus) -> None:
     for event_type, data, named in (
-        ("conversation.created", {}, "conversation_id"),
+        ("session.created", {"session_id": ["s"]}, "session_id"),
         ("conversation.created", {"conversation_id": 7}, "conversation_id"),
         ("Not A Type", {}, "Not A Type"),
         ("spine.own", {}, "reserved"),
