@@ -245,6 +245,7 @@ class Publisher:
         prepared = _events_of(groups)
         originals = {} if skipped == "-" else await self._originals(prepared, skipped)
         first, count = int(first_text), len(prepared)
+        call.note_stored(place for place in range(count) if place + 1 not in originals)
         self._server.highest_seen = max(self._server.highest_seen, first + count - len(originals) - 1)
         return _Answer(groups, count, first, int(ts_text), originals, unconfirmed(groups[0].durability, replies[1:]))
 

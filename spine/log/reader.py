@@ -35,6 +35,7 @@ INDEX_PAGE = 10_000
 MAX_SEQ = 2**63
 
 Entry = tuple[int, str, Any]
+Reference = tuple[int, int, int]
 Test = Callable[[Event[Any]], bool]
 
 
@@ -251,36 +252,59 @@ class Reader:
         )
         return max((_seq(entries[0]) for entries in replies if entries), default=0)
 
-    async def references(self, selection: Selection, after: int, until: int) -> list[tuple[int, int, int]]:
+    async def references(self, selection: Selection, after: int, until: int) -> list[Reference]:
         """Return (seq, partition, stream number) of the events of a key or a correlation, in seq order.
 
         The partition is -1 where the index does not tell.
         """
-        keys = self._server.keys
-        found: dict[int, tuple[int, int, int]] = {}
+        found: dict[int, Reference] = {}
         for word in {selection.key, selection.correlation} - {None}:
-            partition = partition_of(str(word), self._server.partitions)
-            await self._collect(keys.by_key(partition, str(word)), partition, after, until, found)
+            await self._collect_key(partition_of(str(word), self._server.partitions), str(word), after, until, found)
         if selection.correlation is not None and selection.key is None:
-            await self._collect(keys.by_correlation(selection.correlation), None, after, until, found)
+            for (partition, key), first in (await self._keys_of(selection.correlation)).items():
+                await self._collect_key(partition, key, max(after, first - 1), until, found)
         return sorted(found.values())
 
-    async def _collect(
-        self, key: str, of: int | None, after: int, until: int, found: dict[int, tuple[int, int, int]]
-    ) -> None:
-        """Add the references in one index; each names its partition where `of` does not."""
-        start = 0
-        while True:
-            page = await self._server.command("LRANGE", key, start, start + INDEX_PAGE - 1)
-            for reference in page:
-                seq, number, *partition = map(int, reference.split(b":"))
-                if after < seq <= until:
-                    found[seq] = (seq, partition[0] if of is None else of, number)
-            if len(page) < INDEX_PAGE:
-                return
-            start += INDEX_PAGE
+    async def _keys_of(self, correlation: str) -> dict[tuple[int, str], int]:
+        """Return the keys that events of `correlation` have, each with the first seq of such an event.
 
-    async def fetch(self, references: Sequence[tuple[int, int, int]]) -> list[Entry]:
+        Every client adds to the index only the first event that it stores of a correlation under a key.
+        """
+        references = []
+        for reference in await self._index(self._server.keys.by_correlation(correlation), 0, -1):
+            seq, number, partition = map(int, reference.split(b":"))
+            references.append((seq, partition, number))
+        partitions = {seq: partition for seq, partition, _ in references}
+        keys: dict[tuple[int, str], int] = {}
+        for start in range(0, len(references), INDEX_CHUNK):
+            for event in decode_all(await self.fetch(references[start : start + INDEX_CHUNK])):
+                keys.setdefault((partitions[event.seq], event.key), event.seq)
+        return keys
+
+    async def _collect_key(self, partition: int, key: str, after: int, until: int, found: dict[int, Reference]) -> None:
+        """Add the references of one key with ``after < seq <= until``, reading its index from the end."""
+        index = self._server.keys.by_key(partition, key)
+        last = -1
+        while True:
+            page = await self._index(index, last - INDEX_PAGE + 1, last)
+            for reference in page:
+                seq, number = map(int, reference.split(b":"))
+                if after < seq <= until:
+                    found[seq] = (seq, partition, number)
+            if len(page) < INDEX_PAGE or int(page[0].split(b":")[0]) <= after:
+                return
+            last -= INDEX_PAGE
+
+    async def _index(self, index: str, first: int, last: int) -> list[bytes]:
+        """Return a part of an index; the streams it names go by the numbers of the epoch that it is of."""
+        page, epoch = await self._server.commands(
+            ("LRANGE", index, first, last), ("HGET", self._server.keys.meta, "epoch")
+        )
+        self.streams.keep_up((epoch or b"").decode())
+        found: list[bytes] = page
+        return found
+
+    async def fetch(self, references: Sequence[Reference]) -> list[Entry]:
         """Return the entries that index `references` point to; those that were trimmed away are left out."""
         streams = [await self.streams.get(number) for _, _, number in references]
         replies = await self._server.commands(
@@ -328,7 +352,7 @@ class _Windows:
 class _Chunks:
     """The entries that references of an index point to, some at a time."""
 
-    def __init__(self, reader: Reader, references: Sequence[tuple[int, int, int]]) -> None:
+    def __init__(self, reader: Reader, references: Sequence[Reference]) -> None:
         self._reader = reader
         self._references = references
         self._at = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from spine.connection import Server
@@ -9,6 +11,7 @@ from spine.events import Priority
 
 REPLIES = "spine.replies"
 SESSIONS = "spine.session"
+MOST_INDEXED = 100_000
 
 
 class Stream(msgspec.Struct, frozen=True, gc=False):
@@ -36,12 +39,18 @@ def stream_name(lane: int, topic: str) -> str:
 
 
 class Streams:
-    """The streams known so far; asks the server only when a number or a name is new."""
+    """The streams known so far; asks the server only when a number or a name is new.
+
+    Attributes:
+        indexed: pairs of correlation and key whose entry in the index by correlation is known to be stored.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._by_number: dict[int, Stream] = {}
         self._by_name: dict[str, Stream] = {}
+        self._epoch = ""
+        self.indexed: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -62,16 +71,30 @@ class Streams:
         self._by_number[number] = stream
         self._by_name[name] = stream
 
+    def note_indexed(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Take note of `pairs` that are stored in the index by correlation."""
+        if len(self.indexed) > MOST_INDEXED:
+            self.indexed.clear()
+        self.indexed.update(pairs)
+
+    def keep_up(self, epoch: str | None = None) -> None:
+        """Drop what was known in another epoch than `epoch` (this client's own where left out): data may be gone."""
+        epoch = self._server.namespace.epoch if epoch is None else epoch
+        if epoch != self._epoch:
+            self.forget()
+            self._epoch = epoch
+
     def forget(self) -> None:
         """Drop everything: the namespace is another one."""
         self._by_number.clear()
         self._by_name.clear()
+        self.indexed.clear()
 
     async def refresh(self) -> None:
         """Read the streams of the namespace from the server."""
         raw = await self._server.command("HGETALL", self._server.keys.streams)
         found = {int(raw[i + 1]): raw[i].decode() for i in range(0, len(raw), 2)}
-        if any(number not in found for number in self._by_number):
+        if any(found.get(number) != stream_name(s.lane, s.topic) for number, s in self._by_number.items()):
             self.forget()
         for number in sorted(found):
             if number not in self._by_number:

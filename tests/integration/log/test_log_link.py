@@ -72,6 +72,7 @@ async def answering(handler: Handler) -> AsyncIterator[Link]:
 async def test_calls_are_answered_in_order_each_with_its_own_replies(link: Link) -> None:
     await link.call(("DEL", "n"))
     results = await asyncio.gather(*(link.call(("ECHO", i), ("INCR", "n")) for i in range(500)))
+    await link.call(("DEL", "n"))
     assert results == [[str(i).encode(), i + 1] for i in range(500)]
 
 

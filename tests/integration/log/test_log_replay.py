@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import tracemalloc
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from spine import Context, Draft, Event, InvalidInput, InvalidName, Priority, Spine
+from spine import Context, Draft, Event, InvalidInput, InvalidName, Priority, Spine, StreamBlocked
+from spine.keys import partition_of
 from spine.log import reader
 from spine.testing.waiting import wait_until
 
@@ -246,3 +248,62 @@ async def test_five_hundred_topics_over_all_partitions(spine: Spine) -> None:
     async with asyncio.timeout(5):
         assert await first == event
     await tail.aclose()
+
+
+async def test_correlations_are_found_whoever_published_what_in_which_order(connect: Any) -> None:
+    """The index names only some events of a correlation: everything else follows from those."""
+    clients = [await connect() for _ in range(3)]
+    rng = random.Random(7)
+    stored: list[Event[Any]] = []
+
+    def some_draft(i: int) -> Draft:
+        correlation = f"c-{rng.randrange(6)}"
+        key = rng.choice([f"k-{rng.randrange(5)}", correlation, None])
+        dedupe_key = f"d-{rng.randrange(30)}" if rng.random() < 0.2 else None
+        return Draft(f"t.{i % 3}", {"i": i}, key=key, context=Context(correlation=correlation), dedupe_key=dedupe_key)
+
+    for i in range(150):
+        client = rng.choice(clients)
+        if rng.random() < 0.3:
+            stored += await client.publish_many([some_draft(i * 10 + j) for j in range(5)])
+        else:
+            d = some_draft(i * 10)
+            stored.append(
+                await client.publish(d.type, d.payload, key=d.key, context=d.context, dedupe_key=d.dedupe_key)
+            )
+    unique = sorted(set(stored), key=lambda event: event.seq)
+    assert await everything(clients[0]) == unique
+    for number in range(6):
+        wanted = [event for event in unique if event.context.correlation == f"c-{number}"]
+        for client in clients:
+            assert await everything(client, correlation=f"c-{number}") == wanted
+        middle = wanted[len(wanted) // 2].seq
+        assert await everything(clients[1], correlation=f"c-{number}", after=middle) == [
+            event for event in wanted if event.seq > middle
+        ]
+        assert await clients[2].history(correlation=f"c-{number}", limit=3) == wanted[:-4:-1]
+
+
+async def test_an_event_that_was_refused_stands_for_no_correlation(spine: Spine, raw: redis.asyncio.Redis) -> None:
+    context = Context(correlation="c")
+    stray = spine.server.keys.log(partition_of("k", 8), 1, "a.b")
+    await raw.xadd(stray, {"by": "hand"})
+    with pytest.raises(StreamBlocked):
+        await spine.publish("a.b", {"i": 0}, key="k", context=context)
+    await raw.delete(stray)
+    known = await spine.publish("x.y", key="elsewhere", dedupe_key="d")
+    assert await spine.publish("a.b", {"i": 1}, key="k", context=context, dedupe_key="d") == known
+    event = await spine.publish("a.b", {"i": 2}, key="k", context=context)
+    assert await everything(spine, correlation="c") == [event]
+
+
+async def test_an_index_longer_than_a_page_is_read_to_its_beginning(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "INDEX_PAGE", 7)
+    stored = await spine.publish_many(
+        [Draft("a.b", {"i": i}, key="k", context=Context(correlation=f"c-{i // 20}")) for i in range(100)]
+    )
+    assert await everything(spine, key="k") == stored
+    assert await everything(spine, key="k", after=49, until=60) == stored[49:60]
+    assert await everything(spine, correlation="c-2") == stored[40:60]

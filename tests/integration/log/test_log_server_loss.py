@@ -10,7 +10,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from spine import Draft, Event, ServerRefused, Spine, Unavailable
+from spine import Context, Draft, Event, ServerRefused, Spine, Unavailable
 from spine.connection import JUMP
 from spine.testing.servers import RedisServer
 from spine.testing.waiting import wait_until
@@ -190,3 +190,42 @@ async def test_a_publish_waits_for_a_server_that_loads_or_is_away_for_a_moment(t
         event = await waiting
         assert [found.seq for found in await everything(spine)] == [1, event.seq]
         await spine.close()
+
+
+async def test_a_client_that_connected_again_to_an_empty_server_is_found_by_all(tmp_path: Path, connect: Any) -> None:
+    """What a client knows of the old log (its streams, its indexes) must not be taken for the new one's."""
+    with RedisServer.start(tmp_path) as server:
+        spine = await connect(server.url, patience_s=30)
+        context = Context(correlation="c")
+        await spine.publish("old.topic", {"i": 0}, key="k", context=context)
+        await spine.publish("a.b", {"i": 0}, key="k", context=context)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.restart)
+        assert await everything(spine) == []
+        event = await spine.publish("a.b", {"i": 1}, key="k", context=context)
+        newcomer = await connect(server.url)
+        for client in (spine, newcomer):
+            assert await everything(client) == [event]
+            assert [found async for found in client.replay(types="a.*")] == [event]
+            assert [found async for found in client.replay(key="k")] == [event]
+            assert [found async for found in client.replay(correlation="c")] == [event]
+            assert await client.history() == [event]
+        for client in (spine, newcomer):
+            await client.close()
+
+
+async def test_a_client_that_only_reads_notices_that_the_log_is_another_one(tmp_path: Path, connect: Any) -> None:
+    with RedisServer.start(tmp_path) as server, redis.Redis.from_url(server.url) as raw:
+        reader, publisher = await connect(server.url), await connect(server.url)
+        context = Context(correlation="c")
+        for topic in ("old.one", "old.two"):
+            await publisher.publish(topic, key="k", context=context)
+        assert len([event async for event in reader.replay(correlation="c")]) == 2
+        raw.flushall()
+        newcomer = await connect(server.url)
+        stored = [await newcomer.publish(topic, key="k", context=context) for topic in ("new.one", "new.two")]
+        assert [event async for event in reader.replay(correlation="c")] == stored
+        assert [event async for event in reader.replay(key="k")] == stored
+        assert await everything(reader) == stored
+        for client in (reader, publisher, newcomer):
+            await client.close()
