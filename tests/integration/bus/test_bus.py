@@ -44,7 +44,9 @@ async def test_the_predefined_types_are_there_each_with_a_model(bus: AgentEventB
     assert {member.name: member.value for member in AgentEventType} == PREDEFINED
     assert {entry.type for entry in bus.catalog} == set(PREDEFINED.values())
     assert all(entry.model.model_fields for entry in bus.catalog)
-    assert {found.type for found in await list_types(spine)} == set(PREDEFINED.values())
+    listed = {found.type: found for found in await list_types(spine)}
+    assert set(listed) == set(PREDEFINED.values())
+    assert [field.name for field in listed["session.created"].fields] == ["session_id", "user_id"]
 
 
 async def test_an_event_reaches_its_subscribers_as_it_is_stored(bus: AgentEventBus) -> None:
