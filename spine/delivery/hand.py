@@ -248,6 +248,11 @@ class Hand:
             if queue.running is not None and partition in (None, queue.running.partition)
         ]
 
+    def runs(self, taken: Taken) -> bool:
+        """Tell whether `taken` runs."""
+        queue = self._keys.get(taken.order_key)
+        return queue is not None and queue.running is taken
+
     def is_running(self, order_key: str) -> bool:
         """Tell whether an event of a key runs."""
         queue = self._keys.get(order_key)

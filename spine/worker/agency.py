@@ -19,6 +19,7 @@ from spine.errors import LeaseLost, SpineError
 from spine.events import Event
 from spine.handling import Handling
 from spine.log.drafts import Drafts, Prepared, Write
+from spine.log.streams import LANES, SESSIONS
 from spine.sessions import SessionState, load_sessions
 from spine.worker.attempt import Attempt, Running, empty_session
 from spine.worker.held import HeldKeys
@@ -239,20 +240,25 @@ class Agency:
         return self._alone(attempt) if taken.deaths else attempt.run()
 
     async def _alone(self, attempt: Attempt) -> None:
-        """Events that were at work when a worker died run one at a time, so that the killer is found."""
+        """Events that were at work when a worker died run one at a time, so that the killer is found.
+
+        The next one waits until this one is committed: it would take it along when it kills the worker.
+        """
         if self._suspects.locked():
             async with self._slots.waits():
                 await self._suspects.acquire()
         else:
             await self._suspects.acquire()
-        self._alone_now = attempt.seq
+        self._alone_now = attempt.taken.event.seq
         try:
             await attempt.run()
         finally:
-            self._not_alone(attempt.seq)
+            if not self.hand.runs(attempt.taken):
+                self.not_alone(attempt.taken)
 
-    def _not_alone(self, seq: int) -> None:
-        if self._alone_now == seq:
+    def not_alone(self, taken: Taken) -> None:
+        """Let the next event run that was at work when a worker died, if it waits for `taken`."""
+        if self._alone_now == taken.event.seq:
             self._alone_now = 0
             self._suspects.release()
 
@@ -261,11 +267,23 @@ class Agency:
         events = [one.event for one in taken]
         if self.states.kept and events:
             await self.states.load(events)
-        wanted = {event.context.session_id for event in events if event.context.session_id is not None}
+        wanted = self._sessions_wanted(taken)
         if wanted:
             if len(self._sessions) > SESSIONS_AT_HAND:
                 self._sessions.clear()
             self._sessions.update(await load_sessions(self.server, sorted(wanted)))
+
+    def _sessions_wanted(self, taken: list[Taken]) -> set[str]:
+        """Return the sessions to load: those that may have changed, as far as the bells of their partitions tell."""
+        wanted = {one.event.context.session_id: one for one in taken}
+        wanted.pop(None, None)
+        if not any(self.spine.streams.number(lane, SESSIONS) is not None for lane in LANES):
+            blind = {partition.number for partition in self.partitions.values() if partition.unknown}
+            for session_id, one in list(wanted.items()):
+                if session_id == one.event.key and one.partition not in blind:
+                    del wanted[session_id]
+                    self._sessions.pop(session_id, None)
+        return {session_id for session_id in wanted if session_id is not None}
 
     def handler(self, event_type: str) -> HandlerSpec | None:
         """Return the handler for a type."""
@@ -330,6 +348,7 @@ class Agency:
     def interrupted(self, taken: Taken) -> None:
         """A handler was cut off without fault of its own: its event is at its old place, or with another worker."""
         taken.interrupted = True
+        self.not_alone(taken)
         partition = self.partitions.get(taken.partition)
         if partition is not None and self.is_ours(taken) and not partition.draining and not self.stopping:
             self.hand.put_back(taken)
@@ -349,7 +368,7 @@ class Agency:
     def release_slot(self, taken: Taken) -> None:
         """Give up the concurrency slot: the handler waits for others, and none of them may have to wait for it."""
         self.waiting += 1
-        self._not_alone(taken.event.seq)
+        self.not_alone(taken)
         self._slots.release()
         self.intake.go_on()
 

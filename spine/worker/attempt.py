@@ -73,13 +73,12 @@ class WorkerDied(SpineError):
 
 
 class Attempt:
-    """One attempt to handle the event `seq`; `run` never raises, but for being cancelled from outside."""
+    """One attempt to handle the event `taken`; `run` never raises, but for being cancelled from outside."""
 
     def __init__(self, agency: Agency, taken: Taken, task: asyncio.Task[Any]) -> None:
         self._task = task
         self._agency = agency
-        self.seq = taken.event.seq
-        self._taken = taken
+        self.taken = taken
         self._event: Event[Any] = taken.event
         self._spec: HandlerSpec | None = None
         self._folded: Cell | None = None
@@ -92,10 +91,10 @@ class Attempt:
         try:
             await self._try()
         except Exception as error:
-            self._agency.put_off(self._taken, error)
+            self._agency.put_off(self.taken, error)
 
     async def _try(self) -> None:
-        agency, taken, event = self._agency, self._taken, self._event
+        agency, taken, event = self._agency, self.taken, self._event
         try:
             state = await self._fold()
         except (ReducerFailed, ReplayGap) as error:
@@ -143,7 +142,7 @@ class Attempt:
         states = self._agency.states
         if not states.kept:
             return None
-        cell, folded = await states.cell(self._event, overtakes=self._agency.overtakes(self._taken))
+        cell, folded = await states.cell(self._event, overtakes=self._agency.overtakes(self.taken))
         self._folded = cell if folded else None
         return cell.copier()
 
@@ -153,19 +152,19 @@ class Attempt:
     async def _handle(self, spec: HandlerSpec, state: Callable[[], Any] | None) -> None:
         agency, event = self._agency, self._event
         session = agency.session(event)
-        handling = Handling(agency, self._taken, event, state, session, refresh=spec.stale != "handle")
+        handling = Handling(agency, self.taken, event, state, session, refresh=spec.stale != "handle")
         self._handling = handling
         if spec.stale == "drop" and handling.moved_on:
             self._end("stale")
             return
-        running = agency.start(self._taken, spec, self._task)
+        running = agency.start(self.taken, spec, self._task)
         try:
             await self._call(spec, handling, running)
         except asyncio.CancelledError:
             if running.reason is None and not self._task.cancelling():
                 self._fail(HandlerCancelled("the handler let a cancellation of its own making out"))
             elif running.reason is None or running.reason == "stop":
-                agency.interrupted(self._taken)
+                agency.interrupted(self.taken)
                 raise
             else:
                 self._cut_off(running.reason)
@@ -227,7 +226,7 @@ class Attempt:
 
         A first run of it goes side by side with others, so a death then proves little: it takes a second one, alone.
         """
-        taken, agency = self._taken, self._agency
+        taken, agency = self.taken, self._agency
         if taken.counted:
             return True
         if taken.deaths >= max(spec.retry.kills, 2):
@@ -246,11 +245,11 @@ class Attempt:
             assert self._spec is not None
             self._fail(HandlerTimeout(f"the handler did not finish within {self._spec.timeout_s:g} s"))
         else:
-            self._agency.interrupted(self._taken)
+            self._agency.interrupted(self.taken)
 
     def _fail(self, error: Exception) -> None:
         """A handler raised: try again later, the key held meanwhile, or give the event up."""
-        taken, agency = self._taken, self._agency
+        taken, agency = self.taken, self._agency
         assert self._spec is not None
         if isinstance(error, LeaseLost):
             agency.interrupted(taken)
@@ -272,7 +271,7 @@ class Attempt:
 
     def _park(self, error: StateError) -> None:
         """The state cannot be had, as a reducer raised or events are gone: the key waits until a new version can."""
-        taken, agency = self._taken, self._agency
+        taken, agency = self.taken, self._agency
         logger.error("%s; the key is parked until a new version of %s", error, agency.name)
         hold = agency.outcomes.next_hold(taken)
         hold.until_ms, hold.reason, hold.error = FOREVER, "reducer", str(error)
@@ -281,7 +280,7 @@ class Attempt:
 
     def _give_up(self, error: BaseException, attempts: int) -> None:
         """Put the event among the dead letters."""
-        taken, agency, event = self._taken, self._agency, self._event
+        taken, agency, event = self.taken, self._agency, self._event
         parks = self._spec is not None and self._spec.on_dead == "park"
         letter = DeadLetter(
             agent=agency.name,
@@ -328,7 +327,7 @@ class Attempt:
     def _submit(
         self, outcome: Outcome, events: list[Prepared], writes: tuple[Write, ...], *, parks: bool = False
     ) -> None:
-        agency, taken = self._agency, self._taken
+        agency, taken = self._agency, self.taken
         done = Done(
             agency.worker,
             agency.version,

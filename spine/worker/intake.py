@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -18,7 +19,7 @@ from spine.delivery.holds import Listed
 from spine.delivery.leases import Lease
 from spine.delivery.partition import Partition, Read, take_all
 from spine.errors import DecodeError, LeaseLost, SpineError
-from spine.events import Event, Priority
+from spine.events import Priority
 from spine.log.streams import LANES, Stream
 from spine.names import matcher
 from spine.worker.held import HeldKey, Waiting
@@ -50,6 +51,7 @@ class Intake:
         self._mine: set[int] = set()
         self._left_meanwhile: set[int] | None = None
         self._recover: set[int] = set()
+        self._stored = (datetime.min, 0.0)
         self.starts: dict[str, int] = {}
         self.lanes: set[int] = set()
 
@@ -113,6 +115,7 @@ class Intake:
     def left(self, taken: Taken) -> None:
         """An event left the hand. Where it was taken under an earlier lease, it may have to be taken again."""
         self._mine.discard(taken.event.seq)
+        self._agency.not_alone(taken)
         if self._left_meanwhile is not None:
             self._left_meanwhile.add(taken.event.seq)
         if taken.partition in self._agency.partitions and not self._agency.is_ours(taken):
@@ -167,21 +170,23 @@ class Intake:
             found = await take_all(self._agency.server, self._agency.name, asks)
         except Exception as error:
             found = [error for _ in takes]
-        admitting = []
+        brought = []
         for (partition, _), reads, opened in zip(takes, found, opening, strict=True):
             if isinstance(reads, Exception):
                 self._not_taken(partition, reads)
-            else:
-                admitting.append(self._taken(partition, reads, opened))
-        await asyncio.gather(*admitting)
-
-    async def _taken(self, partition: Partition, reads: list[Read], opening: int) -> None:
+                continue
+            try:
+                brought.append((partition, opened, await self._decode_reads(reads, partition)))
+            except Exception as error:
+                self._not_taken(partition, error)
         try:
-            await self._admit(reads, partition, opening)
+            await self._admit(brought)
         except Exception as error:
-            self._not_taken(partition, error)
+            for partition, _, _ in brought:
+                self._not_taken(partition, error)
         else:
-            self._set_bounds(partition)
+            for partition, _, _ in brought:
+                self._set_bounds(partition)
 
     def _not_taken(self, partition: Partition, error: Exception) -> None:
         if isinstance(error, LeaseLost):
@@ -218,7 +223,8 @@ class Intake:
             if not partition.opened:
                 await agency.held.load(partition, agency.version)
             reads = await partition.recover(agency.name)
-            await self._admit(reads, partition, opening, partition.deaths if partition.cut_off else None)
+            taken = await self._decode_reads(reads, partition, partition.deaths if partition.cut_off else None)
+            await self._admit([(partition, opening, taken)])
         except LeaseLost:
             agency.lose(partition.lease)
         except Exception as error:
@@ -276,47 +282,67 @@ class Intake:
 
     # --- what was taken ---
 
-    async def _admit(
-        self, reads: Iterable[Read], partition: Partition, opening: int, deaths: Mapping[int, int] | None = None
-    ) -> None:
-        """Bring what was read to hand. `deaths` is given for what was in hand when a worker died."""
+    async def _decode_reads(
+        self, reads: Iterable[Read], partition: Partition, deaths: Mapping[int, int] | None = None
+    ) -> list[Taken]:
+        """Return what was read and not handled before. `deaths` is given for what was in hand when a worker died."""
         taken: list[Taken] = []
         for read in reads:
             new = self._decode_all(read, partition)
-            handled = await self._handled_before(new, read, partition) if read.recheck else set()
-            for one in new:
-                if one.event.seq in handled:
+            if read.recheck:
+                with self._forgetting(new):
+                    handled = await self._handled_before(new, read, partition)
+                for one in [one for one in new if one.event.seq in handled]:
                     self._agency.outcomes.acknowledge(one)
-                    continue
-                if deaths is not None:
-                    one.suspect, one.deaths = True, deaths.get(one.event.seq, 0)
-                taken.append(one)
-        await self._agency.prepare(taken)
-        if self._agency.partitions.get(partition.number) is not partition or partition.opening != opening:
+                    new.remove(one)
+            taken += new
+        if deaths is not None:
+            for one in taken:
+                one.suspect, one.deaths = True, deaths.get(one.event.seq, 0)
+        return taken
+
+    async def _admit(self, brought: Sequence[tuple[Partition, int, list[Taken]]]) -> None:
+        """Bring what was taken to hand, from each partition as it was opened then, with what the handlers need."""
+        everything = [one for _, _, taken in brought for one in taken]
+        with self._forgetting(everything):
+            await self._agency.prepare(everything)
+        held, hand = self._agency.held, self._hand
+        for partition, opening, taken in brought:
+            if self._agency.partitions.get(partition.number) is not partition or partition.opening != opening:
+                self._mine.difference_update(one.event.seq for one in taken)
+                continue
+            for one in taken:
+                if one.order_key in held and one.lane != Priority.URGENT:
+                    self._agency.outcomes.move_to_waiting(one)
+                else:
+                    hand.add(one)
+
+    @contextlib.contextmanager
+    def _forgetting(self, taken: list[Taken]) -> Iterator[None]:
+        """What fails inside the block does not come to hand: it is to be recovered."""
+        try:
+            yield
+        except BaseException:
             self._mine.difference_update(one.event.seq for one in taken)
-            return
-        held = self._agency.held
-        for one in taken:
-            if one.order_key in held and one.lane != Priority.URGENT:
-                self._agency.outcomes.move_to_waiting(one)
-            else:
-                self._hand.add(one)
+            raise
 
     def _decode_all(self, read: Read, partition: Partition) -> list[Taken]:
         """Return the events of a read that are not in hand yet; what is no event goes to the dead letters."""
         found: list[Taken] = []
         damaged: list[tuple[str, DecodeError]] = []
+        mine, left = self._mine, self._left_meanwhile or ()
         for entry in read.entries:
             entry_id = entry[0]
-            seq = int(entry_id.partition(b"-")[0])
-            if entry_id.endswith(b"-0") and (seq in self._mine or seq in (self._left_meanwhile or ())):
-                continue
+            if entry_id[-2:] == b"-0":
+                seq = int(entry_id[:-2])
+                if seq in mine or seq in left:
+                    continue
             try:
                 one = self._decode(read.stream, entry, partition, read.key)
             except DecodeError as error:
                 damaged.append((entry_id.decode(), error))
                 continue
-            self._mine.add(seq)
+            mine.add(one.event.seq)
             found.append(one)
         if damaged:
             self._agency.outcomes.bury_damaged(damaged, read.stream, read.key, partition)
@@ -335,12 +361,16 @@ class Intake:
             lane=stream.lane,
             stream=key,
             number=stream.number,
-            since=time.monotonic() - self._age_s(event),
+            since=self._since(event.ts),
             size=len(entry[1][1]),
         )
 
-    def _age_s(self, event: Event[Any]) -> float:
-        return max(0.0, self._agency.server.now_ms() / 1000 - event.ts.timestamp())
+    def _since(self, ts: datetime) -> float:
+        """Return when an event was stored, in monotonic seconds; many share their time."""
+        if ts is not self._stored[0]:
+            now = time.monotonic()
+            self._stored = (ts, min(now, now - self._agency.server.now_ms() / 1000 + ts.timestamp()))
+        return self._stored[1]
 
     async def _handled_before(self, taken: list[Taken], read: Read, partition: Partition) -> set[int]:
         """Return the seqs that are done or stand in a waiting list: a group that was made anew gives all again."""
