@@ -21,7 +21,7 @@ from spine.bus.messages import EventData, ResponseData
 from spine.bus.metrics import Metrics, Recorder
 from spine.bus.responding import Responder
 from spine.bus.shared import Data, Shared, handled
-from spine.bus.subscribers import SubscriberInfo, Subscribers
+from spine.bus.subscribers import SEPARATOR, SubscriberInfo, Subscribers
 from spine.bus.types import PREDEFINED, type_name
 from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType, Strictness
@@ -52,7 +52,7 @@ class BusSubscription:
     """A running subscription of the bus.
 
     Attributes:
-        event_type: type or pattern.
+        event_type: type or pattern; several are joined by commas.
         callback: what is called.
         id: what it goes by among the subscribers of all processes.
     """
@@ -159,18 +159,25 @@ class AgentEventBus:
     # --- subscribing ---
 
     async def subscribe(
-        self, event_type: EventTypeName, callback: Callback, *, concurrency: int | None = None
+        self,
+        event_type: EventTypeName | tuple[EventTypeName, ...],
+        callback: Callback,
+        *,
+        concurrency: int | None = None,
     ) -> BusSubscription:
-        """Call `callback` (plain or async) with every event of a type or pattern from now on.
+        """Call `callback` (plain or async) with every event of a type or pattern, or of several, from now on.
 
-        The events of one key come one after another, in their order; others side by side. A dict or model that the
+        The events of one key come one after another, in their order; others side by side. Subscriptions know nothing
+        of each other: what must stay in order across types belongs into one. A dict or model that the
         callback returns is the response to an event that awaits one. A callback that raises is counted and logged; it
         hurts no other subscriber and no other event.
         """
-        pattern = check_pattern(type_name(event_type))
-        if "*" not in pattern:
-            self.catalog.check_known(pattern)
+        names = [type_name(one) for one in (event_type if isinstance(event_type, tuple) else (event_type,))]
+        for name in names:
+            if "*" not in check_pattern(name):
+                self.catalog.check_known(name)
         await self._keep_types()
+        pattern = SEPARATOR.join(names)
         subscription = BusSubscription(pattern, callback, await self._subscribers.add(pattern))
 
         async def handle(event: Event[Any]) -> None:
@@ -181,7 +188,7 @@ class AgentEventBus:
                 await subscription.dispatch.admit(event)
 
         subscription.dispatch = Dispatch(handle, concurrency or self._concurrency, f"spine-bus-{pattern}")
-        subscription.feed = await self._spine.subscribe(pattern, admit)
+        subscription.feed = await self._spine.subscribe(names, admit)
         self._subscriptions.append(subscription)
         return subscription
 

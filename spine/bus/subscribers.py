@@ -22,6 +22,7 @@ logger = logging.getLogger("spine")
 ALIVE_MS = 15_000
 BEAT_S = 3.0
 FRESH_S = 1.0
+SEPARATOR = ","
 
 
 class SubscriberInfo(msgspec.Struct, frozen=True):
@@ -29,7 +30,7 @@ class SubscriberInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         id: its id.
-        event_type: type or pattern.
+        event_type: type or pattern; several are joined by commas.
         host: where it runs.
         pid: in which process.
     """
@@ -131,4 +132,4 @@ class Subscribers:
 
 
 def _matching(subscribers: list[SubscriberInfo], event_type: str) -> list[SubscriberInfo]:
-    return [subscriber for subscriber in subscribers if matcher(subscriber.event_type)(event_type)]
+    return [subscriber for subscriber in subscribers if matcher(subscriber.event_type.split(SEPARATOR))(event_type)]

@@ -104,6 +104,22 @@ async def test_patterns_and_unsubscribing(bus: AgentEventBus) -> None:
     assert await bus.subscribers() == []
 
 
+async def test_one_subscription_keeps_several_types_in_order(bus: AgentEventBus) -> None:
+    heard: list[int] = []
+
+    async def hear(event: EventData) -> None:
+        await asyncio.sleep(0.001 * (event.data["n"] % 3))
+        heard.append(event.data["n"])
+
+    subscription = await bus.subscribe(("step.one", "step.two", "other.*"), hear)
+    for n in range(30):
+        await bus.emit(("step.one", "step.two", "other.three")[n % 3], {"n": n}, key="k")
+    await wait_until(lambda: len(heard) == 30)
+    assert heard == list(range(30))
+    assert [found.id for found in await bus.subscribers("step.two")] == [subscription.id]
+    assert await bus.subscribers("step.three") == []
+
+
 async def test_emit_and_wait_returns_what_is_responded(bus: AgentEventBus) -> None:
     async def answer(event: EventData) -> None:
         assert event.awaits_response
