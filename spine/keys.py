@@ -80,7 +80,7 @@ class Keys:
         return f"{self.prefix}key:{partition}:{key}"
 
     def by_correlation(self, correlation: str) -> str:
-        """List: ``seq:stream:partition`` of the first event that each client stored of a correlation under a key."""
+        """List: ``seq:stream:partition`` of every event of one correlation whose key is another word."""
         return f"{self.prefix}corr:{correlation}"
 
     @cached_property

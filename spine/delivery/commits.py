@@ -216,13 +216,10 @@ class Committer:
         first_text, ts_text, outcomes, registered = reply.decode().split(" ")
         call.learn(registered)
         seq, ts_ms = int(first_text), int(ts_text)
-        place = 0
         for unit, outcome in zip(units, outcomes, strict=True):
-            places = range(place, place := place + len(unit.events))
             if outcome != "y":
                 _tell(unit, None, _REFUSALS[outcome](unit))
                 continue
-            call.note_stored(places)
             stored = []
             for prepared in unit.events:
                 stored.append(prepared.stored(seq, ts_ms))

@@ -18,16 +18,12 @@ class ScriptCall:
         keys: of the namespace.
         producer: id of the producer whose batches are remembered.
         streams: to know the number of a stream; unknown ones are left to the script.
-
-    Attributes:
-        correlated: by place (from 0) among the events, the pair of correlation and key that an event adds to the index.
     """
 
     def __init__(self, keys: Keys, producer: str, streams: Streams) -> None:
         self._keys = keys
         self._streams = streams
         streams.keep_up()
-        self.correlated: dict[int, tuple[str, str]] = {}
         self.keys: list[str] = [keys.meta, keys.seq, keys.clock, keys.streams, keys.producer(producer)]
         self._places: dict[str, int] = {}
         self._by_key: dict[str, int] = {}
@@ -48,7 +44,6 @@ class ScriptCall:
         """Return the arguments of all events of a call, their count first."""
         keys, names = self.keys, self._keys
         streams, by_key, by_correlation = self._stream_places, self._by_key, self._by_correlation
-        indexed_pairs = self._streams.indexed
         places: list[int] = []
         for event in prepared:
             envelope = event.envelope
@@ -61,8 +56,7 @@ class ScriptCall:
                 keys.append(names.by_key(event.partition, key))
                 indexed = by_key[key] = len(keys)
             correlated = 0
-            if correlation != key and (pair := (correlation, key)) not in indexed_pairs:
-                self.correlated[len(places) // 3] = pair
+            if correlation != key:
                 correlated = by_correlation.get(correlation, 0)
                 if not correlated:
                     keys.append(names.by_correlation(correlation))
@@ -94,11 +88,6 @@ class ScriptCall:
     def streams_args(self) -> list[Argument]:
         """Return the arguments that describe the streams touched, their count first."""
         return [len(self.stream_names), *self._stream_args]
-
-    def note_stored(self, places: Iterable[int]) -> None:
-        """Take note that the events at `places` (from 0) are stored, with their entries in the indexes."""
-        if self.correlated:
-            self._streams.note_indexed(self.correlated[place] for place in places if place in self.correlated)
 
     def learn(self, registered: str) -> None:
         """Take over the numbers that the script gave to streams unknown here (``place=number,…`` or ``-``)."""

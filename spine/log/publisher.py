@@ -142,9 +142,11 @@ class Publisher:
                     answer = await sending
             if answer is not None:
                 _tell(answer)
-        except BaseException:
-            _fail(groups, ServerUnreachable("the publisher was stopped", stored=None))
-            _fail(self._waiting, ServerUnreachable("the publisher was stopped. Nothing was stored.", stored=False))
+        except BaseException as error:
+            for lost, stored in ((groups, None), (self._waiting, False)):
+                stopped = ServerUnreachable(f"the publisher was stopped: {error!r}")
+                stopped.stored, stopped.__cause__ = stored, error
+                _fail(lost, stopped)
             self._waiting.clear()
             raise
         finally:
@@ -245,7 +247,6 @@ class Publisher:
         prepared = _events_of(groups)
         originals = {} if skipped == "-" else await self._originals(prepared, skipped)
         first, count = int(first_text), len(prepared)
-        call.note_stored(place for place in range(count) if place + 1 not in originals)
         self._server.highest_seen = max(self._server.highest_seen, first + count - len(originals) - 1)
         return _Answer(groups, count, first, int(ts_text), originals, unconfirmed(groups[0].durability, replies[1:]))
 

@@ -257,40 +257,27 @@ class Reader:
 
         The partition is -1 where the index does not tell.
         """
+        keys = self._server.keys
         found: dict[int, Reference] = {}
         for word in {selection.key, selection.correlation} - {None}:
-            await self._collect_key(partition_of(str(word), self._server.partitions), str(word), after, until, found)
+            partition = partition_of(str(word), self._server.partitions)
+            await self._collect(keys.by_key(partition, str(word)), partition, after, until, found)
         if selection.correlation is not None and selection.key is None:
-            for (partition, key), first in (await self._keys_of(selection.correlation)).items():
-                await self._collect_key(partition, key, max(after, first - 1), until, found)
+            await self._collect(keys.by_correlation(selection.correlation), None, after, until, found)
         return sorted(found.values())
 
-    async def _keys_of(self, correlation: str) -> dict[tuple[int, str], int]:
-        """Return the keys that events of `correlation` have, each with the first seq of such an event.
+    async def _collect(self, index: str, of: int | None, after: int, until: int, found: dict[int, Reference]) -> None:
+        """Add the references in one index with ``after < seq <= until``, read from its end.
 
-        Every client adds to the index only the first event that it stores of a correlation under a key.
+        Each names its partition where `of` does not.
         """
-        references = []
-        for reference in await self._index(self._server.keys.by_correlation(correlation), 0, -1):
-            seq, number, partition = map(int, reference.split(b":"))
-            references.append((seq, partition, number))
-        partitions = {seq: partition for seq, partition, _ in references}
-        keys: dict[tuple[int, str], int] = {}
-        for start in range(0, len(references), INDEX_CHUNK):
-            for event in decode_all(await self.fetch(references[start : start + INDEX_CHUNK])):
-                keys.setdefault((partitions[event.seq], event.key), event.seq)
-        return keys
-
-    async def _collect_key(self, partition: int, key: str, after: int, until: int, found: dict[int, Reference]) -> None:
-        """Add the references of one key with ``after < seq <= until``, reading its index from the end."""
-        index = self._server.keys.by_key(partition, key)
         last = -1
         while True:
             page = await self._index(index, last - INDEX_PAGE + 1, last)
             for reference in page:
-                seq, number = map(int, reference.split(b":"))
+                seq, number, *partition = map(int, reference.split(b":"))
                 if after < seq <= until:
-                    found[seq] = (seq, partition, number)
+                    found[seq] = (seq, partition[0] if of is None else of, number)
             if len(page) < INDEX_PAGE or int(page[0].split(b":")[0]) <= after:
                 return
             last -= INDEX_PAGE

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from spine.connection import Server
@@ -11,7 +9,6 @@ from spine.events import Priority
 
 REPLIES = "spine.replies"
 SESSIONS = "spine.session"
-MOST_INDEXED = 100_000
 
 
 class Stream(msgspec.Struct, frozen=True, gc=False):
@@ -39,18 +36,13 @@ def stream_name(lane: int, topic: str) -> str:
 
 
 class Streams:
-    """The streams known so far; asks the server only when a number or a name is new.
-
-    Attributes:
-        indexed: pairs of correlation and key whose entry in the index by correlation is known to be stored.
-    """
+    """The streams known so far; asks the server only when a number or a name is new."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._by_number: dict[int, Stream] = {}
         self._by_name: dict[str, Stream] = {}
         self._epoch = ""
-        self.indexed: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -71,12 +63,6 @@ class Streams:
         self._by_number[number] = stream
         self._by_name[name] = stream
 
-    def note_indexed(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Take note of `pairs` that are stored in the index by correlation."""
-        if len(self.indexed) > MOST_INDEXED:
-            self.indexed.clear()
-        self.indexed.update(pairs)
-
     def keep_up(self, epoch: str | None = None) -> None:
         """Drop what was known in another epoch than `epoch` (this client's own where left out): data may be gone."""
         epoch = self._server.namespace.epoch if epoch is None else epoch
@@ -88,7 +74,6 @@ class Streams:
         """Drop everything: the namespace is another one."""
         self._by_number.clear()
         self._by_name.clear()
-        self.indexed.clear()
 
     async def refresh(self) -> None:
         """Read the streams of the namespace from the server."""
