@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import msgspec
 from pydantic import BaseModel
 
-from spine.catalog.types import EventType
+from spine.catalog.types import Catalog, EventType
 from spine.coordination.gate import gates_of
 from spine.declarations import check_patterns, find, marked, names_around, payload_model
 from spine.delivery.retry import OnDead, Retry
@@ -93,6 +93,7 @@ class Agent(Reducing[StateT]):
         rate: handlers started over all its workers, like ``100/min``; ``None`` for no limit.
         prefetch: events that one worker holds at the most.
         ageing_s: work of a less urgent lane waits for this long at the most while more urgent work goes before it.
+        catalog: the types that what it emits is checked against; that of the client where left out.
     """
 
     start: ClassVar[Start] = "present"
@@ -101,6 +102,7 @@ class Agent(Reducing[StateT]):
     rate: ClassVar[str | None] = None
     prefetch: ClassVar[int] = 1024
     ageing_s: ClassVar[float] = 5.0
+    catalog: ClassVar[Catalog | None] = None
     handlers: ClassVar[tuple[HandlerSpec, ...]] = ()
     time_outs: ClassVar[dict[str, HandlerSpec]] = {}
 

@@ -70,7 +70,7 @@ async def move(ms: int) -> None:
     prepares = [method for reference, loop in _before if loop is here and (method := reference()) is not None]
     await asyncio.gather(*(prepare(ms) for prepare in prepares))
     _moved_ms += ms
-    alarms = [method for reference, loop in _after if loop is here and (method := reference()) is not None]
+    alarms = [alarm for reference, loop in _after if loop is here and (alarm := reference()) is not None]
     for alarm in alarms:
         pending = alarm()
         if pending is not None:

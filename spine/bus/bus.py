@@ -246,7 +246,7 @@ class AgentEventBus:
 
         Raises `InvalidInput` for a type or data that is not right, `StateConflict`, or what `Spine.publish` raises.
         """
-        prepared = self._emitter.prepare(type_name(event_type), data, agent_type, key, context, priority)
+        prepared = self._emitter.prepare(type_name(event_type), data, agent_type, key, context, priority, expect=expect)
         return EventData.of(await self._emitter.store(prepared, expect))
 
     async def emit_and_wait(
@@ -270,7 +270,7 @@ class AgentEventBus:
         name = type_name(event_type)
         recorder = self._shared.recorder
         completed = self._spine.requests.completing(new_request_id(), timeout)
-        prepared = self._emitter.prepare(name, data, agent_type, key, context, priority, completed)
+        prepared = self._emitter.prepare(name, data, agent_type, key, context, priority, completed, expect)
         if not await self._emitter.somebody_answers(name):
             seq = (await self._emitter.store(prepared, expect)).seq
             missing = MissingResponse(f"nobody is subscribed to {name!r}: event {seq} is stored, without a response")

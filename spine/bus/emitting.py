@@ -31,6 +31,7 @@ class Emitter:
         context: Context | None,
         priority: Priority | None,
         completed: Completed | None = None,
+        expect: int | None = None,
     ) -> Prepared:
         """Return an event ready to store. Raises `InvalidInput` naming what is not right."""
         try:
@@ -40,10 +41,21 @@ class Emitter:
             if context is None and cause is not None:
                 context = child_context(cause, source)
                 key = key or cause.key
+            if expect is not None:
+                self._check_expectation(key)
             draft = Draft(name, data if data is not None else {}, key, context, priority)
             return self._shared.drafts.prepare(draft, source=source, completed=completed)
         except InvalidInput as error:
             raise self._shared.failed("invalid_event", name, None, error) from None
+
+    def _check_expectation(self, key: str | None) -> None:
+        if key is None:
+            raise InvalidInput("expect= needs a key: give key=, or data with a conversation_id or session_id")
+        if self._spine.durability != "memory":
+            raise InvalidInput(
+                "expect= is acknowledged when the server has the event in memory, which is less than this client's "
+                f"durability={self._spine.durability!r}"
+            )
 
     async def store(self, prepared: Prepared, expect: int | None) -> Event[Any]:
         """Store an event, if its key is still where the caller expects it."""
@@ -96,5 +108,7 @@ class Emitter:
             late.stored = True if stored else error.stored
             raise self._shared.failed("time_out", name, event_id, late) from None
         except RequestFailed as error:
-            raise self._shared.failed("callback", name, str(stored[0].seq), error) from None
+            if not failures.failed or not failures.failed <= self._subscribers.mine:
+                self._shared.failed("callback", name, str(stored[0].seq), error)  # else it was counted where it ran
+            raise
         return str(stored[0].seq), found

@@ -57,6 +57,11 @@ class Subscribers:
         self._task: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[list[SubscriberInfo]] | None = None
 
+    @property
+    def mine(self) -> set[str]:
+        """Ids of the subscriptions of this bus."""
+        return set(self._mine)
+
     async def add(self, event_type: str) -> str:
         """Show a subscription; return its id."""
         subscriber = secrets.token_hex(8)

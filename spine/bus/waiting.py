@@ -48,6 +48,11 @@ class Failures(asyncio.Queue[Event[Any]]):
     def __str__(self) -> str:
         return "".join(f"; a callback failed: {error}" for error in self._failed.values())
 
+    @property
+    def failed(self) -> set[str]:
+        """Ids of the subscribers whose callback has failed."""
+        return set(self._failed)
+
     def put_nowait(self, item: Event[Any]) -> None:
         """Take a part of the answer."""
         note = item.payload.get(NOTE)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from spine.agent import Agent
+from spine.catalog.stored import keep
 from spine.delivery.leases import LEASE_S, Lease, Leases, WorkerInfo
 from spine.errors import InvalidInput, SpineError
 from spine.events import to_ms
@@ -64,9 +65,6 @@ class Worker:
         if not kinds:
             raise InvalidInput("name at least one agent to run")
         agents = [kind for kind in kinds if issubclass(kind, Agent)]
-        if spine.catalog is not None:
-            for agent in agents:
-                spine.catalog.check_declared(agent.name, agent.topics())
         names = [kind.name for kind in kinds]
         if len(set(names)) != len(names):
             raise InvalidInput(f"two agents of one name: {', '.join(names)}")
@@ -79,6 +77,9 @@ class Worker:
         self._agencies = {
             agent.name: Agency(spine, agent, self.id, self._leases, self._concurrency) for agent in agents
         }
+        for agency in self._agencies.values():
+            if agency.catalog is not None:
+                agency.catalog.check_declared(agency.name, agency.agent.topics())
         projections = [kind for kind in kinds if issubclass(kind, Projection)]
         self._projectors = [Projector(spine, kind, self.id, lease_s) for kind in projections]
         self._housekeeping = Housekeeping(spine, kinds, self.id)
@@ -93,6 +94,8 @@ class Worker:
     async def start(self) -> None:
         """Register the agents and begin; returns when the first partitions are held."""
         for agency in self._agencies.values():
+            if agency.agent.catalog is not None:
+                await keep(self._server, agency.agent.catalog)
             await self._register(agency, await self._start_seq(agency.agent))
         listener, keys = self._spine.listener, self._server.keys
         self._watches.append(await listener.watch(keys.control, self._hear_control))

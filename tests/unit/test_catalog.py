@@ -5,8 +5,10 @@ from decimal import Decimal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from spine import Agent, Event, Handling, InvalidInput, InvalidName, InvalidPayload, Spine, Worker, on
+from spine import Agent, Event, Handling, InvalidInput, InvalidName, InvalidPayload, Retry, Spine, Worker, on
 from spine.catalog import Catalog, EventType
+from spine.catalog.stored import load
+from spine.delivery.records import DeadLetter
 from spine.testing.waiting import wait_until
 
 
@@ -132,7 +134,7 @@ async def test_nothing_is_stored_of_a_batch_with_one_bad_payload(memory_url: str
 class Shop(Agent):
     name = "shop"
 
-    @on(OrderPlaced)
+    @on(OrderPlaced, retry=Retry(attempts=1))
     async def placed(self, event: Event[OrderPlaced], ctx: Handling) -> None:
         assert isinstance(event.payload, OrderPlaced)
         await ctx.publish("order.cancelled", {"reason": event.payload.note} if event.payload.note else {})
@@ -162,3 +164,25 @@ async def test_a_strict_catalogue_refuses_an_agent_that_listens_to_a_type_it_doe
         with pytest.raises(InvalidName, match=r"typing.*order\.plced.*order\.placed"):
             async with Worker(spine, Typing):
                 pass
+
+
+class OwnCatalog(Shop):
+    name = "own"
+    catalog = Catalog(OrderPlaced)
+    catalog.register("order.cancelled", Cancellation)
+
+    @on("order.*")
+    async def other(self, event: Event, ctx: Handling) -> None: ...
+
+
+async def test_an_agent_may_bring_its_own_catalogue(memory_url: str) -> None:
+    async with Spine(memory_url) as spine, Worker(spine, OwnCatalog):
+        await spine.publish("order.placed", {"lines": [], "note": ""})
+
+        async def given_up() -> list[DeadLetter]:
+            return await spine.dead_letters("own")
+
+        ((letter,)) = await wait_until(given_up)
+        assert letter.error_type == "InvalidPayload"
+        assert "reason: Field required" in letter.error
+        assert (await load(spine.server)).keys() == {"order.placed", "order.cancelled"}

@@ -57,6 +57,18 @@ async def test_a_caller_is_told_at_once_when_everybody_failed(bus: AgentEventBus
     with pytest.raises(RequestFailed, match="ValueError: no context"):
         await asyncio.wait_for(bus.emit_and_wait("context.requested", ASK, timeout=60), 10)
     assert len(await bus.history("context.requested")) == 1
+    assert bus.metrics().errors == {"callback": 2}
+
+
+async def test_a_caller_elsewhere_is_told_and_counts_it(bus: AgentEventBus, bus_url: str, namespace: str) -> None:
+    def failing(event: EventData) -> None:
+        raise ValueError("no context")
+
+    async with Spine(bus_url, namespace=namespace) as other, AgentEventBus(other) as elsewhere:
+        await elsewhere.subscribe("context.requested", failing)
+        with pytest.raises(RequestFailed, match="ValueError: no context"):
+            await bus.emit_and_wait("context.requested", ASK, timeout=60)
+        assert elsewhere.metrics().errors == bus.metrics().errors == {"callback": 1}
 
 
 async def test_a_caller_waits_for_those_who_did_not_fail(bus: AgentEventBus) -> None:
@@ -121,6 +133,14 @@ async def test_state_conflict(bus: AgentEventBus) -> None:
     assert (await bus.emit_and_wait("step", {"n": 9}, 10, key="k", expect=second.seq)).response == {"n": 9}
     with pytest.raises(StateConflict):
         await bus.emit_and_wait("step", {"n": 9}, 10, key="k", expect=second.seq)
+
+
+async def test_expecting_needs_a_key_and_promises_no_more_than_memory(bus_url: str, namespace: str) -> None:
+    async with Spine(bus_url, namespace=namespace, durability="disk") as spine, AgentEventBus(spine) as bus:
+        with pytest.raises(InvalidInput, match="needs a key"):
+            await bus.emit("step", {"n": 1}, expect=0)
+        with pytest.raises(InvalidInput, match="durability='disk'"):
+            await bus.emit("step", {"n": 1}, key="k", expect=0)
 
 
 async def test_of_many_who_expect_the_same_one_wins(bus: AgentEventBus) -> None:
