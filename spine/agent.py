@@ -33,7 +33,7 @@ class HandlerSpec(msgspec.Struct, frozen=True, kw_only=True):
         retry: what happens when it raises.
         on_dead: what becomes of the key when the event is given up.
         stale: what happens when the session has moved on since the event was written.
-        preemptible: urgent work may take its slot.
+        preemptible: urgent work may take its slot; its event runs again afterwards.
         timeout_s: an attempt that takes longer is cancelled and counts as failed.
         takes_context: it wants a `Handling` beside the event.
         is_async: it is an ``async def``; a plain ``def`` runs in a thread.
@@ -132,6 +132,11 @@ class Agent(Reducing[StateT]):
         }
         seen: dict[str, str] = {}
         for spec in specs:
+            if spec.preemptible and not spec.is_async:
+                raise InvalidInput(
+                    f"{cls.__name__}.{spec.function.__name__} is preemptible but runs in a thread, which cannot be "
+                    "cancelled: make it an async def"
+                )
             for pattern in spec.patterns:
                 if pattern in seen:
                     raise InvalidInput(

@@ -26,6 +26,7 @@ from spine.worker.held import HeldKeys
 from spine.worker.intake import Intake
 from spine.worker.limits import Limits
 from spine.worker.outcomes import Outcomes
+from spine.worker.preempting import Preempting
 from spine.worker.slots import Slots
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Agency:
             self.server.keys, agent.name, self.server.partitions, spine.drafts.max_bytes, self.catalog
         )
         self.states = States(self.server, spine.reader, spine.streams, agent)
-        self.hand = Hand(agent.ageing_s)
+        self.hand = Hand(agent.ageing_s, ordered=agent.ordering == "key")
         self.partitions: dict[int, Partition] = {}
         self.paused = False
         self.stopping = False
@@ -87,6 +88,7 @@ class Agency:
         self._handlers: dict[str, HandlerSpec | None] = {}
         self._slots = Slots(concurrency, self._next_work, self.hand.has_ready, f"spine-{agent.name}")
         self._running: dict[int, Running] = {}
+        self._preempting = Preempting(agent, self.hand, self._slots, self._running)
         self._sessions: dict[str, SessionState] = {}
         self._cancelled: dict[str, int] = {}
         self._suspects = asyncio.Lock()
@@ -217,10 +219,11 @@ class Agency:
     def look_for_work(self) -> None:
         """Something in hand may be ready to run."""
         self._slots.wake()
+        self._preempting.look()
 
     def _go_on(self) -> None:
         """Some events were committed."""
-        self._slots.wake()
+        self.look_for_work()
         self.intake.go_on()
         self._look_for_drained()
 
@@ -339,7 +342,8 @@ class Agency:
 
     def start(self, taken: Taken, spec: HandlerSpec, task: asyncio.Task[Any]) -> Running:
         """Note that a handler begins in `task`."""
-        running = self._running[taken.event.seq] = Running(taken, task, spec.preemptible)
+        running = Running(taken, task, time.monotonic(), spec.preemptible)
+        self._running[taken.event.seq] = running
         return running
 
     def stopped(self, running: Running) -> None:
@@ -353,7 +357,7 @@ class Agency:
         partition = self.partitions.get(taken.partition)
         if partition is not None and self.is_ours(taken) and not partition.draining and not self.stopping:
             self.hand.put_back(taken)
-            self._slots.wake()
+            self.look_for_work()
             return
         self.hand.finished(taken)
         self.intake.left(taken)
@@ -369,6 +373,9 @@ class Agency:
     def release_slot(self, taken: Taken) -> None:
         """Give up the concurrency slot: the handler waits for others, and none of them may have to wait for it."""
         self.waiting += 1
+        running = self._running.get(taken.event.seq)
+        if running is not None:
+            running.waits = True
         self.not_alone(taken)
         self._slots.release()
         self.intake.go_on()
@@ -378,6 +385,9 @@ class Agency:
         self.waiting -= 1
         running = self._running.get(taken.event.seq)
         await self._slots.regain(at_once=running is None or running.reason is not None)
+        if running is not None:
+            running.waits = False
+            self._preempting.look()
 
     async def state_at(self, key: str, seq: int) -> Any:
         """Return the state of a key at a seq."""

@@ -40,20 +40,32 @@ class Running(msgspec.Struct, eq=False):
     Attributes:
         taken: its event.
         task: the task that runs it.
+        began_at: when it began (monotonic seconds).
         preemptible: urgent work may take its slot.
+        waits: it waits for others and has given up its slot.
         reason: why it is being cancelled.
+        preempted_at: when it was told to give way (monotonic seconds).
+        cancels: how often it was cancelled.
     """
 
     taken: Taken
     task: asyncio.Task[Any]
+    began_at: float
     preemptible: bool = False
+    waits: bool = False
     reason: Reason | None = None
+    preempted_at: float | None = None
+    cancels: int = 0
 
     def cancel(self, reason: Reason) -> None:
-        """Cancel the handler at its next await."""
-        if self.reason is None:
-            self.reason = reason
-            self.task.cancel(reason)
+        """Cancel the handler at its next await; again, where it went on after it was told to give way."""
+        if self.reason not in (None, "preempted") or reason == self.reason:
+            return
+        if reason == "preempted":
+            self.preempted_at = time.monotonic()
+        self.reason = reason
+        self.cancels += 1
+        self.task.cancel(reason)
 
 
 class HandlerTimeout(SpineError):
@@ -171,12 +183,15 @@ class Attempt:
         except SystemExit as error:
             self._fail(HandlerExited(f"the handler called sys.exit({error.code!r})"))
         except Exception as error:
-            self._fail(error)
+            if running.reason is None:
+                self._fail(error)
+            else:  # it made an error of its own of the cancellation
+                self._cut_off(running.reason)
         else:
             self._end("done", handling)
         finally:
             agency.stopped(running)
-            if running.reason is not None and running.reason != "stop":
+            for _ in range(running.cancels if running.reason != "stop" else 0):
                 self._task.uncancel()
 
     async def _call(self, spec: HandlerSpec, handling: Handling, running: Running) -> None:
@@ -190,6 +205,7 @@ class Attempt:
                 await self._agency.call(spec, event, handling)
             else:
                 await self._call_in_thread(spec, event, handling)
+            running.preemptible = False  # it has done its work
             if handling.addressees:
                 await handling.check_addressees()
         finally:
@@ -245,6 +261,9 @@ class Attempt:
             assert self._spec is not None
             self._fail(HandlerTimeout(f"the handler did not finish within {self._spec.timeout_s:g} s"))
         else:
+            if reason == "preempted":
+                self.taken.preempted += 1
+                self.taken.preempted_at = self.taken.preempted_at or time.monotonic()
             self._agency.interrupted(self.taken)
 
     def _fail(self, error: Exception) -> None:

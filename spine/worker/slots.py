@@ -39,6 +39,11 @@ class Slots:
         self._returning: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
+    @property
+    def full(self) -> bool:
+        """Tell whether every slot is taken."""
+        return self.active >= self.limit
+
     def wake(self) -> None:
         """There may be work: let an idle task look, or start one.
 

@@ -1,4 +1,4 @@
-"""A worker process of a test: ``worker_process.py URL NAMESPACE LEASE_S MODULE AGENT…``; says ``ready``, runs on."""
+"""A worker process of a test: ``worker_process.py URL NAMESPACE LEASE_S SLOTS MODULE AGENT…``; says ``ready``."""
 
 import asyncio
 import importlib
@@ -7,10 +7,11 @@ import sys
 from spine import Spine, Worker
 
 
-async def main(url: str, namespace: str, lease_s: str, module: str, *agents: str) -> None:
+async def main(url: str, namespace: str, lease_s: str, slots: str, module: str, *agents: str) -> None:
     found = importlib.import_module(module)
     chosen = [getattr(found, agent) for agent in agents]
-    async with Spine(url, namespace=namespace) as spine, Worker(spine, *chosen, lease_s=float(lease_s)):
+    options = {"lease_s": float(lease_s), "concurrency": int(slots) or None}
+    async with Spine(url, namespace=namespace) as spine, Worker(spine, *chosen, **options):
         print("ready", flush=True)
         await asyncio.Event().wait()
 

@@ -44,12 +44,12 @@ class Processes:
         self._raw = raw
         self._running: list[Process] = []
 
-    async def start(self, module: str, *agents: str) -> Process:
+    async def start(self, module: str, *agents: str, slots: int = 0) -> Process:
         """Start the named agents of a module of this directory; return when they hold their partitions."""
         started = await asyncio.create_subprocess_exec(
             sys.executable,
             str(HERE / "worker_process.py"),
-            *(self._url, self._namespace, str(LEASE_S), module, *agents),
+            *(self._url, self._namespace, str(LEASE_S), str(slots), module, *agents),
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
