@@ -28,7 +28,7 @@ from spine.upcast import upcast, upcast_all
 logger = logging.getLogger("spine")
 
 FIRST_WINDOW = 256
-WINDOW = 2_048
+WINDOW = 512
 WINDOW_BYTES = 8 * 1024 * 1024
 INDEX_CHUNK = 500
 INDEX_PAGE = 10_000
