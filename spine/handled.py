@@ -1,0 +1,185 @@
+"""`Handled`: the event that a handler has in hand, its context, and what is collected for the commit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from spine.connection import Server
+from spine.delivery.hand import Taken
+from spine.errors import InvalidInput
+from spine.events import Context, Draft, Event, Priority, ReplyTo
+from spine.log.drafts import Completed, Drafts, Prepared, Write
+from spine.requests import Requests
+from spine.sessions import SessionState
+
+if TYPE_CHECKING:
+    from spine.client import Spine
+
+PATH_KEPT = 64
+
+
+class Done:
+    """What the collecting methods return: it is done already, and may be awaited or not."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+DONE = Done()
+
+
+class Host(Protocol):
+    """What a handling needs of the worker that runs it."""
+
+    name: str
+    worker: str
+    server: Server
+    drafts: Drafts
+    requests: Requests
+    spine: Spine
+
+    async def append_now(self, prepared: Prepared, dedupe: bool) -> Event[Any]:
+        """Store an event at once, not with the commit."""
+
+    async def write_now(self, taken: Taken, writes: tuple[Write, ...]) -> None:
+        """Write at once, if the lease still holds."""
+
+    def release_slot(self, taken: Taken) -> None:
+        """Give up the concurrency slot: the handler waits for others."""
+
+    async def regain_slot(self, taken: Taken) -> None:
+        """Return when the handler has a slot again; at once when it is being cancelled."""
+
+    async def state_at(self, key: str, seq: int) -> Any:
+        """Return the state of a key at a seq."""
+
+    def is_cancelled(self, event: Event[Any]) -> bool:
+        """Tell whether the correlation of an event was cancelled after it was stored."""
+
+
+class Handled:
+    """What every part of a handling builds on.
+
+    Attributes:
+        event: the event.
+        context: its context; its session is the newest unless the handler asked for ``stale="handle"``.
+        attempt: number of this attempt, from 1.
+        redriven: the event comes back from the dead letters.
+        moved_on: the session was changed since the event was written.
+        agent: name of the agent.
+        events: what the commit is to store.
+        writes: what else it is to write.
+        addressees: topics that work was sent to and that somebody has to read.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        taken: Taken,
+        event: Event[Any],
+        state: Callable[[], Any] | None,
+        session: SessionState,
+        *,
+        refresh: bool,
+    ) -> None:
+        self._host = host
+        self._taken = taken
+        self.event = event
+        self._state = state
+        self.attempt = taken.attempt
+        self.redriven = taken.redriven
+        self.agent = host.name
+        self.moved_on = session.seq > event.context.session_seq and session.cause != (event.context.causation or -1)
+        if not refresh or not session.seq:
+            session = SessionState(event.context.session, event.context.session_seq)
+        self._session_state = session
+        self.context = event.context
+        if refresh and self.moved_on:
+            self.context = event.context.replace(session=session.values, session_seq=session.seq)
+        self.events: list[Prepared] = []
+        self.writes: list[Write] = []
+        self.replied = False
+        self.addressees: tuple[str, ...] = ()
+        self._child: Context | None = None
+        self._calls: dict[str, int] = {}
+        self._waits = 0
+
+    @property
+    def received(self) -> Event[Any]:
+        """The event as it is stored; `event` may hold the validated model of its payload."""
+        return self._taken.event
+
+    @property
+    def child_context(self) -> Context:
+        """The context that what is published here inherits."""
+        if self._child is None:
+            event = self._taken.event
+            context = self.context
+            self._child = context.replace(
+                causation=event.seq,
+                path=(*context.path[-PATH_KEPT:], self.agent),
+                priority=Priority(self._taken.lane),
+                request=context.request or {"seq": event.seq, "type": event.type, "payload": event.payload},
+                reply_to=None,
+                waiting=(),
+                handoffs=(),
+                sequence=None,
+            )
+        return self._child
+
+    def inherit_priority(self, priority: Priority) -> None:
+        """Let what is published here inherit another lane than the event's own."""
+        self._child = self.child_context.replace(priority=priority)
+
+    def is_cancelled(self, event: Event[Any]) -> bool:
+        """Tell whether the correlation of an earlier event was cancelled after it was stored."""
+        return self._host.is_cancelled(event)
+
+    def collect(self, draft: Draft, inherited: Context | None = None) -> Prepared:
+        """Add `draft` to what the commit stores."""
+        prepared = self._prepare(draft, inherited or self.child_context)
+        self.events.append(prepared)
+        return prepared
+
+    def _prepare(self, draft: Draft, inherited: Context | None, completed: Completed | None = None) -> Prepared:
+        if draft.key is None and draft.context is None:
+            draft = msgspec.structs.replace(draft, key=self._taken.event.key)
+        return self._host.drafts.prepare(draft, inherited, source=self.agent, completed=completed)
+
+    def unique(self, name: str) -> str:
+        """Return `name` with its place among the calls of that name, the same in every attempt."""
+        count = self._calls[name] = self._calls.get(name, 0) + 1
+        return f"{name}/{count}"
+
+    def give_away_reply(self) -> ReplyTo | None:
+        """Return where the answer goes, ``None`` when nobody waits; whoever takes it is the one who answers."""
+        if self.received.context.reply_to is not None and self.replied:
+            raise InvalidInput(
+                "the request is answered or handed over already: one agent answers it, once. Use ctx.stream(...) for "
+                "parts, ctx.publish(..., to=...) for what needs no answer."
+            )
+        self.replied = True
+        return self.received.context.reply_to
+
+    async def check_addressees(self) -> None:
+        """Raise `NoHandler` when what was handed over or asked concerns nobody."""
+        for topic in self.addressees:
+            await self._host.requests.check_handlers(topic)
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncGenerator[None, None]:
+        """Give up the concurrency slot inside the block, once however many wait at the same time."""
+        self._waits += 1
+        if self._waits == 1:
+            self._host.release_slot(self._taken)
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            if self._waits == 0:
+                await self._host.regain_slot(self._taken)
