@@ -176,7 +176,7 @@ class Hand:
         if queue is None or not queue.waiting:
             return False
         head = queue.waiting[0][3]
-        return head.lane == Priority.URGENT and self._is_within_bounds(head)
+        return head.lane == Priority.URGENT and self.is_within_bounds(head)
 
     def held_back(self, partition: int, now: float) -> int | None:
         """Return a lane of which nothing may run because too little of the partition was read, ``None`` for none.
@@ -271,13 +271,14 @@ class Hand:
 
     def _offer(self, taken: Taken) -> None:
         offered = (taken.order, next(self._count), taken)
-        if self._is_within_bounds(taken):
+        if self.is_within_bounds(taken):
             heappush(self._ready[taken.lane], offered)
         else:
             beyond = self._beyond.setdefault(taken.partition, [[] for _ in LANES])
             heappush(beyond[taken.lane], offered)
 
-    def _is_within_bounds(self, taken: Taken) -> bool:
+    def is_within_bounds(self, taken: Taken) -> bool:
+        """Tell whether everything that may come before `taken` has been read."""
         if taken.source == "waiting":
             return True
         bounds = self._bounds.get(taken.partition)

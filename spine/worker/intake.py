@@ -18,6 +18,7 @@ from spine.delivery.hand import Taken
 from spine.delivery.holds import Listed
 from spine.delivery.leases import Lease
 from spine.delivery.partition import Partition, Read, take_all
+from spine.delivery.stash import Stash
 from spine.errors import DecodeError, LeaseLost, SpineError
 from spine.events import Priority
 from spine.log.streams import LANES, Stream
@@ -38,6 +39,7 @@ class Intake:
     """Takes events for one agency.
 
     Attributes:
+        stash: events of held keys that cannot go to the waiting list yet.
         starts: pattern → seq after which the agent reads the topics it stands for.
         lanes: the lanes that its topics have events in.
     """
@@ -48,10 +50,11 @@ class Intake:
         self._room = Room(agency)
         self._reads = agency.agent.reads()
         self._wake = asyncio.Event()
-        self._mine: set[int] = set()
+        self._mine: dict[int, int] = {}  # seq in hand -> generation of the lease that it was taken under
         self._left_meanwhile: set[int] | None = None
         self._recover: set[int] = set()
         self._stored = (datetime.min, 0.0)
+        self.stash = Stash()
         self.starts: dict[str, int] = {}
         self.lanes: set[int] = set()
 
@@ -108,18 +111,22 @@ class Intake:
     def drop(self, partition: Partition) -> None:
         """Forget what has not begun in a partition; it stays with the group."""
         partition.opening += 1
-        for taken in self._hand.drop_partition(partition.number):
-            self._mine.discard(taken.event.seq)
+        for taken in (*self._hand.drop_partition(partition.number), *self.stash.drop_partition(partition.number)):
+            self._forget(taken)
         self._agency.held.drop_partition(partition.number)
 
     def left(self, taken: Taken) -> None:
-        """An event left the hand. Where it was taken under an earlier lease, it may have to be taken again."""
-        self._mine.discard(taken.event.seq)
+        """An event left the hand. One of an earlier lease left it with that lease: it was taken again since."""
         self._agency.not_alone(taken)
-        if self._left_meanwhile is not None:
+        if self._forget(taken) and self._left_meanwhile is not None and self._agency.is_ours(taken):
             self._left_meanwhile.add(taken.event.seq)
-        if taken.partition in self._agency.partitions and not self._agency.is_ours(taken):
-            self.recover(taken.partition)
+
+    def _forget(self, taken: Taken) -> bool:
+        """Take an event off the list of what is in hand, if it stands there under the lease it was taken under."""
+        if self._mine.get(taken.event.seq) != taken.generation:
+            return False
+        del self._mine[taken.event.seq]
+        return True
 
     def set_aside(self, partition: Partition, error: BaseException) -> None:
         """Leave a partition alone for a moment; others go on."""
@@ -198,7 +205,13 @@ class Intake:
         """Let run what nothing can overtake any more; not while a stream is unknown that may hold earlier events."""
         if partition.unknown or not self._may_take(partition):
             return
-        self._hand.set_bounds(partition.number, partition.bounds())
+        bounds = partition.bounds()
+        for one in self.stash.within(partition.number, bounds):
+            if one.order_key in self._agency.held:
+                self._agency.outcomes.move_to_waiting(one)
+            else:
+                self._hand.add(one)
+        self._hand.set_bounds(partition.number, bounds)
         self._agency.look_for_work()
 
     # --- what is pending already ---
@@ -309,11 +322,12 @@ class Intake:
         held, hand = self._agency.held, self._hand
         for partition, opening, taken in brought:
             if self._agency.partitions.get(partition.number) is not partition or partition.opening != opening:
-                self._mine.difference_update(one.event.seq for one in taken)
+                for one in taken:
+                    self._forget(one)
                 continue
             for one in taken:
                 if one.order_key in held and one.lane != Priority.URGENT:
-                    self._agency.outcomes.move_to_waiting(one)
+                    self.stash.add(one)
                 else:
                     hand.add(one)
 
@@ -323,26 +337,27 @@ class Intake:
         try:
             yield
         except BaseException:
-            self._mine.difference_update(one.event.seq for one in taken)
+            for one in taken:
+                self._forget(one)
             raise
 
     def _decode_all(self, read: Read, partition: Partition) -> list[Taken]:
         """Return the events of a read that are not in hand yet; what is no event goes to the dead letters."""
         found: list[Taken] = []
         damaged: list[tuple[str, DecodeError]] = []
-        mine, left = self._mine, self._left_meanwhile or ()
+        mine, left, generation = self._mine, self._left_meanwhile or (), partition.lease.generation
         for entry in read.entries:
             entry_id = entry[0]
             if entry_id[-2:] == b"-0":
                 seq = int(entry_id[:-2])
-                if seq in mine or seq in left:
+                if mine.get(seq) == generation or seq in left:
                     continue
             try:
                 one = self._decode(read.stream, entry, partition, read.key)
             except DecodeError as error:
                 damaged.append((entry_id.decode(), error))
                 continue
-            mine.add(one.event.seq)
+            mine[one.event.seq] = generation
             found.append(one)
         if damaged:
             self._agency.outcomes.bury_damaged(damaged, read.stream, read.key, partition)

@@ -107,11 +107,16 @@ class Outcomes:
         return Hold() if known is None else Hold(attempts=dict(known.hold.attempts))
 
     def _begin_hold(self, taken: Taken, hold: Hold) -> None:
-        """Hold the key here, and move its events in hand to the waiting list."""
+        """Hold the key here, and move its events in hand to the waiting list, as far as none can come before them."""
+        hand, stash = self._agency.hand, self._agency.intake.stash
         self._agency.held.hold(taken.order_key, taken.partition, hold)
-        for one in self._agency.hand.withdraw(taken.order_key):
-            if one.source == "pending":
+        for one in hand.withdraw(taken.order_key):
+            if one.source == "waiting":
+                continue
+            if hand.is_within_bounds(one):
                 self.move_to_waiting(one)
+            else:
+                stash.add(one)
 
     # --- events that go on without being handled ---
 

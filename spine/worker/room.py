@@ -51,7 +51,7 @@ class Room:
         agency = self._agency
         # Handlers that wait for others make room, up to a limit: what they wait for may have to come here.
         room = self._prefetch + min(agency.waiting, self._prefetch)
-        room -= self._hand.sizes[lane] + agency.outcomes.passing[lane]
+        room -= self._hand.sizes[lane] + agency.intake.stash.sizes[lane] + agency.outcomes.passing[lane]
         if room < self._prefetch // 2 and self._hand.has_ready(lane):
             return 0
         return max(0, room)

@@ -9,6 +9,7 @@ import pytest
 from taken_events import BACKGROUND, EVERYTHING, NORMAL, URGENT, taken
 
 from spine.delivery.hand import Hand
+from spine.delivery.stash import Stash
 from spine.worker import room
 from spine.worker.room import BEYOND, PAGE, ROUND, Room
 
@@ -17,7 +18,11 @@ PREFETCH = 100
 
 def agency(hand: Hand) -> Any:
     return SimpleNamespace(
-        hand=hand, agent=SimpleNamespace(prefetch=PREFETCH), waiting=0, outcomes=SimpleNamespace(passing=[0, 0, 0])
+        hand=hand,
+        agent=SimpleNamespace(prefetch=PREFETCH),
+        waiting=0,
+        intake=SimpleNamespace(stash=Stash()),
+        outcomes=SimpleNamespace(passing=[0, 0, 0]),
     )
 
 
@@ -94,3 +99,10 @@ def test_more_urgent_ones_are_read_on_for_the_sake_of_one_that_waits_too_long(ha
     assert budgets(agency(hand), partition(URGENT), partition(URGENT, number=1)) == [[PAGE, 0, 0]]
     fill(hand, URGENT, BEYOND * PREFETCH)
     assert budgets(agency(hand), partition(URGENT)) == []
+
+
+def test_what_is_stashed_takes_room(hand: Hand) -> None:
+    worker = agency(hand)
+    for seq in range(40):
+        worker.intake.stash.add(taken(seq))
+    assert budgets(worker, partition(NORMAL)) == [[0, PREFETCH - 40, 0]]
