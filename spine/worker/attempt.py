@@ -93,6 +93,7 @@ class Attempt:
         self.taken = taken
         self._event: Event[Any] = taken.event
         self._spec: HandlerSpec | None = None
+        self._state: Callable[[], Any] | None = None
         self._folded: Cell | None = None
         self._handling: Handling | None = None
         self._started = time.monotonic()
@@ -100,38 +101,35 @@ class Attempt:
 
     async def run(self) -> None:
         """Handle the event and hand the result to the committer."""
+        agency, taken = self._agency, self.taken
         try:
-            await self._try()
+            if agency.states.kept and not await self._fold():
+                return
+            spec = self._spec = self._choose()
+            if spec is None or (taken.suspect and not await self._survived(spec)):
+                return
+            if not agency.limits.needed:
+                await self._handle(spec)
+            elif not await agency.limits.enter(taken.event.seq, lambda: agency.may_begin(taken)):
+                agency.interrupted(taken)
+            else:
+                try:
+                    await self._handle(spec)
+                finally:
+                    agency.limits.leave(taken.event.seq)
         except Exception as error:
-            self._agency.put_off(self.taken, error)
+            agency.put_off(taken, error)
 
-    async def _try(self) -> None:
-        agency, taken, event = self._agency, self.taken, self._event
-        try:
-            state = await self._fold()
-        except (ReducerFailed, ReplayGap) as error:
-            self._park(error)
-            return
+    def _choose(self) -> HandlerSpec | None:
+        """Return the handler; where there is none, or the event is not to be handled, that is what is committed."""
         not_handled = self._not_handled()
         if not_handled is not None:
             self._end(not_handled)
-            return
-        self._spec = agency.handler(event.type)
-        if self._spec is None:
+            return None
+        spec = self._agency.handler(self._event.type)
+        if spec is None:
             self._not_declared()
-            return
-        if taken.suspect and not await self._survived(self._spec):
-            return
-        if not agency.limits.needed:
-            await self._handle(self._spec, state)
-            return
-        if not await agency.limits.enter(event.seq, lambda: agency.may_begin(taken)):
-            agency.interrupted(taken)
-            return
-        try:
-            await self._handle(self._spec, state)
-        finally:
-            agency.limits.leave(event.seq)
+        return spec
 
     def _not_handled(self) -> Outcome | None:
         deadline = self._event.context.deadline
@@ -149,29 +147,41 @@ class Attempt:
             return
         self._give_up(NoHandler(f"{agency.name} has no handler for {event.type!r}", stored=True), 1)
 
-    async def _fold(self) -> Callable[[], Any] | None:
-        """Fold the event, whatever becomes of its handling; return what copies the state for the handler."""
-        states = self._agency.states
-        if not states.kept:
-            return None
-        cell, folded = await states.cell(self._event, overtakes=self._agency.overtakes(self.taken))
+    async def _fold(self) -> bool:
+        """Fold the event, whatever becomes of its handling; false when it cannot be, and waits for a new version."""
+        agency = self._agency
+        try:
+            cell, folded = await agency.states.cell(self._event, overtakes=agency.overtakes(self.taken))
+        except (ReducerFailed, ReplayGap) as error:
+            self._park(error)
+            return False
         self._folded = cell if folded else None
-        return cell.copier()
+        self._state = cell.copier()
+        return True
 
     def _state_writes(self) -> tuple[Write, ...]:
         return () if self._folded is None else self._agency.states.writes(self._event.key, self._folded)
 
-    async def _handle(self, spec: HandlerSpec, state: Callable[[], Any] | None) -> None:
+    async def _handle(self, spec: HandlerSpec) -> None:
         agency, event = self._agency, self._event
         session = agency.session(event)
-        handling = Handling(agency, self.taken, event, state, session, refresh=spec.stale != "handle")
+        handling = Handling(agency, self.taken, event, self._state, session, refresh=spec.stale != "handle")
         self._handling = handling
         if spec.stale == "drop" and handling.moved_on:
             self._end("stale")
             return
         running = agency.start(self.taken, spec, self._task)
+        timers: list[asyncio.TimerHandle] = []
         try:
-            await self._call(spec, handling, running)
+            event = handling.event = self._read_by(spec)
+            timers = self._timers(spec, running)
+            if spec.is_async:
+                await agency.call(spec, event, handling)
+            else:
+                await self._call_in_thread(spec, event, handling)
+            running.preemptible = False  # it has done its work
+            if handling.addressees:
+                await handling.check_addressees()
         except asyncio.CancelledError:
             if running.reason is None and not self._task.cancelling():
                 self._fail(HandlerCancelled("the handler let a cancellation of its own making out"))
@@ -190,27 +200,16 @@ class Attempt:
         else:
             self._end("done", handling)
         finally:
+            for timer in timers:
+                timer.cancel()
             agency.stopped(running)
             for _ in range(running.cancels if running.reason != "stop" else 0):
                 self._task.uncancel()
 
-    async def _call(self, spec: HandlerSpec, handling: Handling, running: Running) -> None:
+    def _read_by(self, spec: HandlerSpec) -> Event[Any]:
+        """Return the event as the handler asks for it."""
         event = upcast(self._event, spec.model)
-        if spec.model is not None:
-            event = event.with_payload(spec.model.model_validate(event.payload))
-        handling.event = event
-        timers = self._timers(spec, running)
-        try:
-            if spec.is_async:
-                await self._agency.call(spec, event, handling)
-            else:
-                await self._call_in_thread(spec, event, handling)
-            running.preemptible = False  # it has done its work
-            if handling.addressees:
-                await handling.check_addressees()
-        finally:
-            for timer in timers:
-                timer.cancel()
+        return event if spec.model is None else event.with_payload(spec.model.model_validate(event.payload))
 
     async def _call_in_thread(self, spec: HandlerSpec, event: Event[Any], handling: Handling) -> None:
         """A plain ``def`` blocks a thread, never the loop. A thread cannot be cancelled: it runs on, to no effect."""

@@ -347,18 +347,15 @@ class Intake:
         damaged: list[tuple[str, DecodeError]] = []
         mine, left, generation = self._mine, self._left_meanwhile or (), partition.lease.generation
         for entry in read.entries:
-            entry_id = entry[0]
-            if entry_id[-2:] == b"-0":
-                seq = int(entry_id[:-2])
-                if mine.get(seq) == generation or seq in left:
-                    continue
             try:
                 one = self._decode(read.stream, entry, partition, read.key)
-            except DecodeError as error:
-                damaged.append((entry_id.decode(), error))
+            except DecodeError as error:  # whatever its number: an event that is in hand may have the same one
+                damaged.append((entry[0].decode(), error))
                 continue
-            mine[one.event.seq] = generation
-            found.append(one)
+            seq = one.event.seq
+            if mine.get(seq) != generation and seq not in left:
+                mine[seq] = generation
+                found.append(one)
         if damaged:
             self._agency.outcomes.bury_damaged(damaged, read.stream, read.key, partition)
         return found
