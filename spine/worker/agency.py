@@ -84,7 +84,9 @@ class Agency:
         self._leases = leases
         self._instance = agent()
         self._handlers: dict[str, HandlerSpec | None] = {}
-        self._slots = Slots(concurrency, self._next_work, self.hand.has_ready, f"spine-{agent.name}")
+        # More than may be at work over all workers would only stand in the way of those that come back from waiting.
+        at_once = min(concurrency, agent.concurrency or concurrency)
+        self._slots = Slots(at_once, self._next_work, self.hand.has_ready, f"spine-{agent.name}")
         self._running: dict[int, Running] = {}
         self._preempting = Preempting(agent, self.hand, self._slots, self._running)
         self._sessions: dict[str, SessionState] = {}
@@ -375,6 +377,7 @@ class Agency:
         if running is not None:
             running.waits = True
         self.not_alone(taken)
+        self.limits.leave(taken.event.seq)
         self._slots.release()
         self.intake.go_on()
 
@@ -382,7 +385,10 @@ class Agency:
         """Return when the handler has a slot again; at once when it is being cancelled."""
         self.waiting -= 1
         running = self._running.get(taken.event.seq)
-        await self._slots.regain(at_once=running is None or running.reason is not None)
+        ends = running is None or running.reason is not None
+        await self._slots.regain(at_once=ends)
+        if self.agent.concurrency is not None and not ends:
+            await self.limits.enter(taken.event.seq, lambda: True, again=True)
         if running is not None:
             running.waits = False
             self._preempting.look()

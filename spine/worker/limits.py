@@ -52,9 +52,12 @@ class Limits:
         """Tell whether the agent has limits at all."""
         return self._interval is not None or self._limit is not None
 
-    async def enter(self, seq: int, may_begin: Callable[[], bool]) -> bool:
-        """Wait until the handling of event `seq` may begin; false when it may not any more by `may_begin`."""
-        interval, burst = self._interval or ("", 1)
+    async def enter(self, seq: int, may_begin: Callable[[], bool], *, again: bool = False) -> bool:
+        """Wait until the handling of event `seq` may begin; false when it may not any more by `may_begin`.
+
+        `again` is for one that left while it waited for others: it starts nothing that the rate would have to allow.
+        """
+        interval, burst = (None if again else self._interval) or ("", 1)
         args = [interval, burst, "" if self._limit is None else self._limit, self._member(seq), SLOT_MS]
         async with self._turn:  # one asks for all: those behind it would only ask in vain
             while may_begin():

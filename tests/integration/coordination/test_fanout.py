@@ -149,6 +149,19 @@ async def test_a_handler_that_waits_gives_up_its_slot_once(spine: Spine, serve: 
     assert Crew.most == 1
 
 
+async def test_a_limit_over_all_workers_does_not_count_those_that_wait(spine: Spine, serve: Serve) -> None:
+    class Single(Crew):
+        name = "single"
+        concurrency = 1
+
+    Crew.at_work = Crew.most = 0
+    await serve(Single)
+    await serve(Single)
+    replies = await asyncio.gather(*(spine.request("job.split", {}, timeout=30) for _ in range(4)))
+    assert [reply.payload for reply in replies] == [{"parts": 5, "streamed": 5}] * 4
+    assert Crew.most == 1
+
+
 async def test_more_handlers_wait_for_their_own_agent_than_it_takes_at_once(spine: Spine, serve: Serve) -> None:
     class Nested(Agent):
         name = "nested"
