@@ -333,6 +333,8 @@ class Spine:
     trim = _blocking(AsyncSpine.trim)
     remove_projection = _blocking(AsyncSpine.remove_projection)
     trace = _blocking(AsyncSpine.trace)
+    export = _iterating(AsyncSpine.export)
+    fork = _blocking(AsyncSpine.fork)
 
     def subscribe(
         self, types: Types, callback: Callable[[Event[Any]], None], *, after: Moment | None = None

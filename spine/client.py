@@ -74,6 +74,8 @@ class Spine(Past):
             ``spine catalog``.
     """
 
+    _accepts_incomplete = False
+
     def __init__(
         self,
         url: str | None = None,
@@ -111,7 +113,13 @@ class Spine(Past):
 
             self._embedded = await asyncio.to_thread(EmbeddedServer.join)
         url = self._url or self._embedded.url
-        self.server = Server(url, self.namespace, partitions=self._partitions, patience_s=self._patience_s)
+        self.server = Server(
+            url,
+            self.namespace,
+            partitions=self._partitions,
+            patience_s=self._patience_s,
+            accepts_incomplete=self._accepts_incomplete,
+        )
         try:
             await self.server.open()
             if self.catalog is not None:

@@ -57,6 +57,7 @@ logger = logging.getLogger("spine")
 T = TypeVar("T")
 
 FORMAT = "1"
+INCOMPLETE = "incomplete"
 DEFAULT_PARTITIONS = 8
 JUMP = 1_000_000
 PATIENCE_S = 10.0
@@ -144,15 +145,23 @@ class Server:
         namespace: name of the namespace.
         partitions: wanted number of partitions; ``None`` takes what is there, or 8.
         patience_s: how long a call goes on trying while the server is away.
+        accepts_incomplete: open a namespace that is being filled, too.
     """
 
     def __init__(
-        self, url: str, namespace: str, *, partitions: int | None = None, patience_s: float = PATIENCE_S
+        self,
+        url: str,
+        namespace: str,
+        *,
+        partitions: int | None = None,
+        patience_s: float = PATIENCE_S,
+        accepts_incomplete: bool = False,
     ) -> None:
         self.url = url
         self.keys = Keys(namespace)
         self.patience_s = patience_s
         self._partitions = partitions
+        self._accepts_incomplete = accepts_incomplete
         self._pool = _pool(url)
         self._run_id = ""
         self._opening = asyncio.Lock()
@@ -326,7 +335,12 @@ class Server:
         if isinstance(reply, RedisError):
             raise refused(reply) from reply
         found_format, layout, partitions, epoch, _ = (value.decode() for value in reply)
-        if found_format != FORMAT or layout != "single":
+        if found_format == INCOMPLETE and not self._accepts_incomplete:
+            raise NamespaceMismatch(
+                f"namespace {self.keys.namespace!r} is being filled by a fork or an import. Where that was broken off, "
+                "run it again, or `spine namespace delete` it."
+            )
+        if found_format not in (FORMAT, INCOMPLETE) or layout != "single":
             raise NamespaceMismatch(
                 f"namespace {self.keys.namespace!r} has format {found_format}, layout {layout!r}; this client speaks "
                 f"format {FORMAT}, layout 'single'. Use another namespace or another version of event-spine."

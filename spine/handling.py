@@ -189,8 +189,9 @@ class Handling(Asking):
         """
         return await self.steps.run(self.unique(name), function, *args, **kwargs)
 
-    async def state_at(self, key: str, seq: int) -> Any:
-        """Return the state of a key at a seq."""
+    async def state_at(self, seq: int) -> Any:
+        """Return the agent's state of this key at `seq`, folded from the log."""
+        return await self._host.state_at(self._taken.event.key, seq)
 
     def now(self) -> datetime:
         """Return the server's time."""

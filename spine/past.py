@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spine.connection import Server
 from spine.errors import InvalidInput
+from spine.export import export_lines
+from spine.fork import Fork, Forked
 from spine.log.reader import Reader
 from spine.log.streams import Streams
 from spine.names import check_agent_name
@@ -144,6 +146,43 @@ class Past:
             async with aclosing(scan(self.server, keys.own(place, name, ""))) as pages:
                 async for page in pages:
                     await self.server.command("UNLINK", *(keys.own(place, name, rest) for rest in page))
+
+    async def fork(
+        self, namespace: str, *, at: Moment | None = None, told: Callable[[int], None] = lambda events: None
+    ) -> Forked:
+        """Copy the history up to a seq or time (now where left out) into another namespace of the same server.
+
+        What was open then is delivered again there, with the results of steps that were recorded by then, and agents
+        run on from there, with other code if you like. This namespace is not touched. Broken off at any moment, the
+        same call goes on; nobody can open the fork before it is complete.
+
+        Args:
+            namespace: the new one.
+            at: where to fork. In the middle of what one commit stored, it is moved before that (see `Forked.at`).
+            told: called with the count of events as it grows.
+        """
+        fork = Fork(self.server, self.reader, self.streams, namespace)
+        if at is None:
+            begun = await fork.begun_at()
+            moment = await self.reader.head() if begun is None else begun
+        else:
+            moment = await self._seq_at(at)
+        return await fork.run(moment, told)
+
+    async def export(self, *, until: Moment | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the log as lines of JSON, one an event, after one that says what it is; without the lines' ends.
+
+        `spine.transfer.Import` makes a log of them again that is equal, numbers, times and contexts included. They tell
+        everything, also where answers go that are still awaited.
+
+        Args:
+            until: a seq or time; now where left out.
+        """
+        head = await self.reader.head()
+        end = head if until is None else min(head, await self._seq_at(until))
+        async with aclosing(export_lines(self.server, self.reader, self.streams, end)) as lines:
+            async for line in lines:
+                yield line
 
     async def trace(self, correlation: str) -> Trace:
         """Return what followed from one request: a tree of events, with who handled each, how long it waited and took.

@@ -82,6 +82,18 @@ def session_update(
     return prepared, tuple(writes)
 
 
+def stored_changes(
+    changes: Mapping[str, Any], seq: int, causation: int | None
+) -> tuple[list[Argument], list[Argument]]:
+    """Return (fields to set with their values, fields to remove) of the hash of a session that an event changed."""
+    sets: list[Argument] = []
+    for name, value in changes.items():
+        if value is not None:
+            sets += (name, _encode(value))
+    removed: list[Argument] = [name for name, value in changes.items() if value is None]
+    return [*sets, _CAUSE, causation or 0, _SEQ, seq], removed
+
+
 def drafts_session_key(drafts: Drafts, session_id: str) -> str:
     """Return the Redis key of a session."""
     return drafts.keys.session(partition_of(session_id, drafts.partitions), session_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -117,11 +117,11 @@ class Stakes:
         return {raw[i].decode(): json.loads(raw[i + 1]) for i in range(0, len(raw), 2)}
 
     async def _not_delivered(self, name: str, declared: Mapping[str, Any], partition: int) -> list[Blocker]:
-        streams = self._read_by(name, declared)
+        streams = read_by(name, declared, self._streams.all())
         if not streams:
             return []
         starts = await self._starts(name)
-        args: list[Argument] = [name, 1, *(f"{_start_of(starts, stream.topic)}-0" for stream in streams)]
+        args: list[Argument] = [name, 1, *(f"{start_of(starts, stream.topic)}-0" for stream in streams)]
         answers = await self._server.run("lag", [self._streams.key(partition, stream) for stream in streams], args)
         return [
             Blocker(
@@ -138,15 +138,6 @@ class Stakes:
         raw = await self._server.command("HGETALL", self._server.keys.agent(name))
         fields = {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
         return {field.removeprefix("from:"): int(seq) for field, seq in fields.items() if field.startswith("from:")}
-
-    def _read_by(self, name: str, declared: Mapping[str, Any]) -> list[Stream]:
-        patterns = (*declared.get("handles", ()), *declared.get("reduces", ()))
-        matches = matcher(patterns) if patterns else lambda topic: False
-        return [
-            stream
-            for stream in self._streams.all()
-            if stream.topic == f"@{name}" or (not stream.topic.startswith(("@", "spine.")) and matches(stream.topic))
-        ]
 
     async def _waiting(self, name: str, partition: int) -> list[Blocker]:
         keys = self._server.keys
@@ -172,5 +163,17 @@ class Stakes:
         ]
 
 
-def _start_of(starts: Mapping[str, int], topic: str) -> int:
+def read_by(name: str, declared: Mapping[str, Any], streams: Iterable[Stream]) -> list[Stream]:
+    """Return which of `streams` an agent reads, by its declaration."""
+    patterns = (*declared.get("handles", ()), *declared.get("reduces", ()))
+    matches = matcher(patterns) if patterns else lambda topic: False
+    return [
+        stream
+        for stream in streams
+        if stream.topic == f"@{name}" or (not stream.topic.startswith(("@", "spine.")) and matches(stream.topic))
+    ]
+
+
+def start_of(starts: Mapping[str, int], topic: str) -> int:
+    """Return the seq after which an agent reads a topic."""
     return min((seq for pattern, seq in starts.items() if matcher((pattern,))(topic)), default=0)

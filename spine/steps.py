@@ -40,7 +40,7 @@ class Steps:
             result = await result
         raw, value = _encode(result)
         self.used = True
-        await self._server.commands(("HSET", self._key, name, raw), ("PEXPIRE", self._key, STEP_TTL_MS))
+        await self._server.run("step", [self._key, self._server.keys.seq], [name, raw, STEP_TTL_MS])
         return value
 
     async def _read(self) -> dict[str, bytes]:

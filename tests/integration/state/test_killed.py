@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,12 @@ import pytest
 import redis.asyncio
 from ledger import Ledger, Serve, by_hand, until_stored
 
-from spine import Draft, Event, Spine
+from spine import Draft, Event, NamespaceMismatch, Spine
+from spine.keys import Keys, partition_of
+from spine.state import Cell
+from spine.testing.waiting import wait_until
+from spine.transfer import Import
+from spine.worker import Worker
 
 HERE = Path(__file__).parent
 
@@ -72,8 +79,6 @@ async def test_a_trim_that_was_killed_is_finished_by_the_next(
 
 
 def _partition(n: int) -> int:
-    from spine.keys import partition_of
-
     return partition_of(f"k{n}", 8)
 
 
@@ -115,3 +120,110 @@ async def test_a_worker_killed_around_its_commit_of_state_and_snapshot(
         for one in await spine.snapshots(Often, key=f"k{n}"):
             assert one.events % 2 == 0
             assert await spine.reduce(Often, key=f"k{n}", at=one.seq) == await by_hand(spine, Often, f"k{n}", one.seq)
+
+
+@pytest.fixture
+async def other(raw: redis.asyncio.Redis) -> AsyncIterator[str]:
+    """Another namespace, deleted after the test."""
+    name = f"test-{secrets.token_hex(8)}"
+    yield name
+    found = [key async for key in raw.scan_iter(match=Keys(name).all(), count=1000)]
+    if found:
+        await raw.unlink(*found)
+
+
+async def contents(raw: redis.asyncio.Redis, namespace: str) -> dict[str, Any]:
+    """What a namespace holds, but for what clients keep for themselves."""
+    keys = Keys(namespace)
+    passing = ("prod:", "inbox:", "control", "meta", "epochs")
+    found = {}
+    async for raw_name in raw.scan_iter(match=keys.all()):
+        name = raw_name.decode().removeprefix(keys.prefix)
+        if not name.startswith(passing):
+            found[name] = await raw.dump(raw_name)
+    return found
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "fork.begun",
+        "fork.stream",
+        "fork.streams",
+        "fork.indexes",
+        "fork.states",
+        "fork.agents",
+        "fork.ending",
+    ],
+)
+async def test_a_fork_that_was_killed_is_finished_by_the_next(
+    url: str, spine: Spine, serve: Serve, raw: redis.asyncio.Redis, other: str, fault: str
+) -> None:
+    worker = await serve(Ledger)
+    for _ in range(3):
+        events = await grow(spine, 900)
+    for n in range(3):
+        await until_stored(raw, spine, Ledger, f"k{n}", events[-1].seq - 2)
+    await worker.stop()
+    await spine.update_session("k1", {"x": 1})
+    await grow(spine, 30)
+    before = await contents(raw, spine.namespace)
+    at = events[-1].seq + 11
+    await killed(url, spine.namespace, fault, "fork", other, str(at))
+    with pytest.raises(NamespaceMismatch):
+        await Spine(url, namespace=other).open()
+    report = await spine.fork(other)
+    assert (report.at, report.events, report.open) == (at, at, {"ledger": 10})
+    assert await contents(raw, spine.namespace) == before
+    async with Spine(url, namespace=other) as copy:
+        assert [event async for event in copy.replay()] == [event async for event in spine.replay(until=at)]
+        for n in range(3):
+            wanted = [event.seq async for event in spine.replay(key=f"k{n}", until=at)]
+            assert [event.seq async for event in copy.replay(key=f"k{n}")] == wanted
+        async with Worker(copy, Ledger):
+            more = await copy.publish("money.in", {"amount": 1}, key="k1")
+            cell = await until_stored(raw, copy, Ledger, "k1", more.seq)
+            assert cell.state == await by_hand(copy, Ledger, "k1")
+
+
+@pytest.mark.parametrize("fault", ["import.begun", "import.before:2", "import.after:2", "import.ending"])
+async def test_an_import_that_was_killed_is_finished_by_the_next(
+    url: str, spine: Spine, raw: redis.asyncio.Redis, other: str, tmp_path: Path, fault: str
+) -> None:
+    await grow(spine, 1_300)
+    await spine.update_session("k1", {"x": 1})
+    lines = [line async for line in spine.export()]
+    export = tmp_path / "log.ndjson"
+    export.write_bytes(b"\n".join(lines))
+    await killed(url, other, fault, "import", str(export))
+    with pytest.raises(NamespaceMismatch):
+        await Spine(url, namespace=other).open()
+    async with Import(url, namespace=other) as target:
+        report = await target.load(lines)
+    assert report.events == 1_301
+    async with Spine(url, namespace=other) as copy:
+        assert [event async for event in copy.replay()] == [event async for event in spine.replay()]
+        assert [event.seq async for event in copy.replay(key="k1")] == [
+            event.seq async for event in spine.replay(key="k1")
+        ]
+        assert await copy.session("k1") == {"x": 1}
+
+
+@pytest.mark.parametrize("time", [1, 3])
+async def test_a_projection_that_was_killed_goes_on_where_it_was_stored(
+    url: str, spine: Spine, serve: Serve, raw: redis.asyncio.Redis, time: int
+) -> None:
+    from past_process import Counts
+
+    await grow(spine, 5_000)
+    await killed(url, spine.namespace, f"project.before:{time}", "project")
+    await raw.hset(spine.server.keys.lease("counts:1", 0), "until", "0")  # type: ignore[misc]
+    last = (await grow(spine, 10))[-1].seq
+    await serve(Counts)
+
+    async def stored_up_to() -> bool:
+        return int(await raw.hget(spine.server.keys.own("position", "counts"), "1") or 0) >= last  # type: ignore[misc]
+
+    await wait_until(stored_up_to)
+    found = await raw.hget(spine.server.keys.state("counts", "1", 0), "")  # type: ignore[misc]
+    assert Cell.decode(Counts.initial().__class__, found).state.count == 5_010  # type: ignore[arg-type]

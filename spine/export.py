@@ -1,0 +1,83 @@
+"""Export: a whole log as lines of JSON, and what is left of what was trimmed away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+
+from spine.connection import Server
+from spine.errors import StateError
+from spine.exchange import plain, to_line
+from spine.log.floors import floors
+from spine.log.reader import Reader, Selection
+from spine.log.streams import Streams, stream_name
+from spine.scan import scan
+
+KIND = "spine.export"
+VERSION = 1
+PAGE = 500
+
+
+async def export_lines(server: Server, reader: Reader, streams: Streams, until: int) -> AsyncGenerator[bytes, None]:
+    """Yield a log up to a seq, from its beginning, as lines: what it is, what was trimmed of it, its events."""
+    gone = await floors(server)
+    meta = await server.command("HGETALL", server.keys.meta)
+    created = dict(zip(meta[::2], meta[1::2], strict=True)).get(b"created", b"0")
+    header = {"namespace": server.keys.namespace, "created": int(created), "last": until, "floors": gone}
+    yield msgspec.json.encode({KIND: VERSION, **header, "partitions": server.partitions})
+    if gone:
+        for left in (_what_is_gone(server, streams), _states(server, until), _sessions(server, until)):
+            async with aclosing(left) as lines:
+                async for line in lines:
+                    yield line
+    async with aclosing(reader.batches(Selection(), 0, until)) as batches:
+        async for events in batches:
+            for event in events:
+                yield to_line(event)
+    if await floors(server) != gone:
+        raise StateError("the log was trimmed while it was exported: what was written is not whole. Export it again.")
+
+
+async def _what_is_gone(server: Server, streams: Streams) -> AsyncGenerator[bytes, None]:
+    await streams.refresh()
+    names = {stream.number: stream_name(stream.lane, stream.topic) for stream in streams.all()}
+    for partition in range(server.partitions):
+        async with aclosing(_fields(server, server.keys.gone(partition))) as pages:
+            async for key, raw in pages:
+                seqs = (entry.split(":") for entry in raw.decode().split(","))
+                yield msgspec.json.encode({"gone": key, "last": {names[int(number)]: int(seq) for seq, number in seqs}})
+
+
+async def _states(server: Server, until: int) -> AsyncGenerator[bytes, None]:
+    """Yield the stored states and snapshots: of what is gone there is nothing else."""
+    for kind in ("state", "snap"):
+        async with aclosing(scan(server, server.keys.own(kind, ""))) as pages:
+            async for names in pages:
+                for name in names:
+                    async with aclosing(_fields(server, server.keys.own(kind, name))) as fields:
+                        async for field, raw in fields:
+                            if int(raw.partition(b" ")[0]) <= until:
+                                yield msgspec.json.encode({kind: name, "field": field, "stored": raw.decode()})
+
+
+async def _sessions(server: Server, until: int) -> AsyncGenerator[bytes, None]:
+    """Yield the sessions as they stand; the events that changed them may be gone."""
+    async with aclosing(scan(server, server.keys.own("session", ""))) as pages:
+        async for names in pages:
+            for name in names:
+                raw = await server.command("HGETALL", server.keys.own("session", name))
+                fields = {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+                if int(fields.get("", 0)) <= until:
+                    yield msgspec.json.encode({"session": name.partition(":")[2], "fields": plain(fields)})
+
+
+async def _fields(server: Server, place: str) -> AsyncGenerator[tuple[str, bytes], None]:
+    cursor: int | bytes = 0
+    while True:
+        cursor, found = await server.command("HSCAN", place, cursor, "COUNT", PAGE)
+        for i in range(0, len(found), 2):
+            yield found[i].decode(), found[i + 1]
+        if int(cursor) == 0:
+            return
