@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from datetime import datetime
 from typing import TypedDict
 
 import msgspec
 
 from spine.connection import Argument, Server
-from spine.delivery.holds import Hold, Listed, decode_hold, encode_hold
+from spine.delivery.holds import FOREVER, Hold, Listed, decode_hold, encode_hold
 from spine.delivery.records import DeadLetter, decode_dead
 from spine.events import to_ms
 from spine.log.streams import Streams
 from spine.names import check_agent_name, check_pattern, matcher
 
 PAGE = 500
+Place = tuple[str, int, str]
+"""An agent, a partition, and what order is kept by there."""
 
 
 class Wanted(TypedDict, total=False):
@@ -111,34 +113,44 @@ class DeadLetters:
         """Have the events of `letters` handled again, those of one key in seq order; return what is on its way.
 
         With ``on_dead="park"`` an event takes its old place, else it runs next for its key; `Handling.redriven` is
-        true. Left out is what nobody can handle: entries that are no events, events that were trimmed away.
+        true. A key stays parked for as long as a dead letter is left that parked it. Left out is what nobody can
+        handle: entries that are no events, events that were trimmed away.
         """
-        groups: dict[tuple[str, int, str], list[DeadLetter]] = defaultdict(list)
+        groups: dict[Place, list[DeadLetter]] = defaultdict(list)
         for letter in letters:
             if not letter.entry_id:
-                groups[letter.agent, letter.partition, letter.order_key].append(letter)
+                groups[place_of(letter)].append(letter)
+        chosen = {(letter.agent, letter.field) for group in groups.values() for letter in group}
+        parked = await self._parked({agent for agent, _, _ in groups}, but=chosen)
         came: list[DeadLetter] = []
-        for (agent, partition, key), group in groups.items():
-            came += await self._release(agent, partition, key, sorted(group, key=lambda letter: letter.seq))
+        for place, group in groups.items():
+            by_seq = sorted(group, key=lambda letter: letter.seq)
+            came += await self._release(place, by_seq, parked=place in parked)
         return came
 
     async def discard(self, letters: Iterable[DeadLetter]) -> list[DeadLetter]:
-        """Delete `letters` for good; a key that was parked for one of them alone goes on. Return what was deleted."""
+        """Delete `letters` for good; a key that no dead letter parks any more goes on. Return what was deleted."""
         gone: list[DeadLetter] = []
         for letter in letters:
             if await self._server.command("HDEL", self._server.keys.dead(letter.agent), letter.field):
                 gone.append(letter)
-        parked = {(letter.agent, letter.partition, letter.order_key) for letter in gone if letter.parked}
-        for agent in {agent for agent, _, _ in parked}:
-            still = {
-                (other.agent, other.partition, other.order_key) for other in await self._all(agent) if other.parked
-            }
-            for _, partition, key in (place for place in parked - still if place[0] == agent):
-                await self._release(agent, partition, key, [])
+        places = {place_of(letter) for letter in gone if letter.parked}
+        for place in places - await self._parked({agent for agent, _, _ in places}):
+            await self._release(place, [], parked=False)
         return gone
 
-    async def _release(self, agent: str, partition: int, key: str, letters: list[DeadLetter]) -> list[DeadLetter]:
-        """Put `letters` at the front of the waiting list of `key`, and let it be worked off."""
+    async def _parked(self, agents: Iterable[str], but: Container[tuple[str, str]] = ()) -> set[Place]:
+        """Return the keys that dead letters park, `but` for those (agent, field)."""
+        return {
+            place_of(letter)
+            for agent in agents
+            for letter in await self._all(agent)
+            if letter.parked and (agent, letter.field) not in but
+        }
+
+    async def _release(self, place: Place, letters: list[DeadLetter], *, parked: bool) -> list[DeadLetter]:
+        """Put `letters` at the front of the waiting list of a key, and let it be worked off unless it is `parked`."""
+        agent, partition, key = place
         keys = self._server.keys
         named = [keys.dead(agent), keys.waiting(agent, partition, key), keys.holds(agent, partition), keys.control]
         rest: list[Argument] = []
@@ -148,9 +160,12 @@ class DeadLetters:
         while True:
             known = await self._server.command("HGET", keys.holds(agent, partition), key) or b""
             hold = Hold(attempts=dict(decode_hold(known).attempts)) if known else Hold()
+            if parked:
+                hold.until_ms, hold.reason = FOREVER, "parked"
             for letter in letters:
                 hold.attempts.pop(letter.seq, None)
-            reply = await self._server.run("redrive", named, [agent, partition, key, known, encode_hold(hold), *rest])
+            args = [agent, partition, key, known, encode_hold(hold), *rest]
+            reply = await self._server.run("redrive", named, args)
             if reply != 0:
                 return [letter for letter, outcome in zip(letters, reply, strict=True) if outcome == 1]
 
@@ -174,3 +189,8 @@ class DeadLetters:
             cursor = raw_cursor.decode()
             if cursor == "0":
                 return list(found.values())
+
+
+def place_of(letter: DeadLetter) -> Place:
+    """Return the key that a dead letter belongs to, as its agent sees it."""
+    return letter.agent, letter.partition, letter.order_key

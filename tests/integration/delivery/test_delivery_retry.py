@@ -280,6 +280,54 @@ async def test_discarding_lets_a_parked_key_go_on(spine: Spine, serve: Any, raw:
     assert await spine.discard() == []
 
 
+async def test_a_key_stays_parked_while_a_letter_is_left_that_parked_it(spine: Spine, serve: Any) -> None:
+    class Both(Mended):
+        @on("a.parks", retry=Retry(attempts=1), on_dead="park")
+        async def parks(self, event: Event[Any], ctx: Handling) -> None:
+            await self.handled(event, ctx)
+
+        @on("a.goes", retry=Retry(attempts=1))
+        async def goes(self, event: Event[Any], ctx: Handling) -> None:
+            await self.handled(event, ctx)
+
+    await serve(Both)
+    goes = await spine.publish("a.goes", {"bad": True}, key="k")
+    parks = await spine.publish("a.parks", {"bad": True}, key="k")
+    rest = await spine.publish("a.goes", {}, key="k")
+    await wait_until(lambda: _letters(spine, 2))
+    Both.mended = True
+    assert len(await spine.redrive(seq=goes.seq)) == 1
+    other = await spine.publish("a.goes", {}, key="other")
+    await wait_until(lambda: Both.seen["other"] == [other.seq])
+    assert Both.seen["k"] == []
+    await spine.redrive()
+    await wait_until(lambda: Both.seen["k"] == [parks.seq, goes.seq, rest.seq])
+
+
+async def test_rubbish_under_the_number_of_an_event_in_hand_is_reported(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis
+) -> None:
+    class Busy(Recorder):
+        go: ClassVar[asyncio.Event]
+
+        @on("a.b", "a.c")
+        async def handle(self, event: Event[Any]) -> None:
+            await self.go.wait()
+            self.note(event)
+
+    Busy.go = asyncio.Event()
+    await serve(Busy)
+    await spine.publish("a.c", {}, key="k")
+    event = await spine.publish("a.b", {}, key="k")
+    stream = spine.server.keys.log(partition_of("k", spine.server.partitions), Priority.NORMAL, "a.c")
+    await raw.xadd(stream, {"x": "rubbish"}, id=f"{event.seq}-0")
+    await spine.publish("a.c", {}, key="k")
+    (letter,) = await wait_until(lambda: _letters(spine, 1))
+    assert letter.entry_id == f"{event.seq}-0"
+    Busy.go.set()
+    await wait_until(lambda: Busy.count == 3)
+
+
 async def test_dead_letters_are_chosen_by_what_they_are(spine: Spine, serve: Any) -> None:
     class Failing(Recorder):
         @on("a.*", retry=Retry(attempts=1))
