@@ -48,7 +48,7 @@ class SpineError(Exception):
 
     stored: bool | None = False
 
-    def __init__(self, message: str, *, stored: bool | None | EllipsisType = ...) -> None:
+    def __init__(self, message: str, *, stored: bool | EllipsisType | None = ...) -> None:
         super().__init__(message)
         if stored is not ...:
             self.stored = stored

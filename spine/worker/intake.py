@@ -222,9 +222,13 @@ class Intake:
             partition = self._agency.partitions.get(number)
             if partition is None or partition.draining:
                 self._recover.discard(number)
-            elif partition.retry_at <= now and (partition.opened or not self._agency.outcomes.changes_holds(number)):
+            elif partition.retry_at <= now and (partition.opened or self._is_clear(number)):
                 self._recover.discard(number)
                 await self._recover_partition(partition)
+
+    def _is_clear(self, number: int) -> bool:
+        """Tell whether nothing of an earlier lease is at work or being committed: it may have to be taken again."""
+        return not self._agency.outcomes.in_flight(number) and not self._hand.running(number)
 
     async def _recover_partition(self, partition: Partition) -> None:
         """Bring to hand what is pending and not in hand: of an earlier holder, or of a call whose reply was lost."""

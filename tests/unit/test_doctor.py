@@ -40,7 +40,10 @@ def test_a_log_without_bounds_is_no_fault_but_told_of() -> None:
     assert bounds(None, 7).ok
     assert "spine trim" in bounds(None, 7).remedy
     assert bounds(None, 0).remedy == ""
-    for rule, said in ((b'{"age_s":864000.0,"events":null}', "10 days"), (b'{"age_s":null,"events":5000}', "5,000 events")):
+    for rule, said in (
+        (b'{"age_s":864000.0,"events":null}', "10 days"),
+        (b'{"age_s":null,"events":5000}', "5,000 events"),
+    ):
         assert said in bounds(rule, 7).detail
         assert bounds(rule, 7).remedy == ""
 
