@@ -185,11 +185,13 @@ class AgentHarness(Generic[StateT]):
 
     async def _settled(self, start: int, errors: list[str]) -> bool:
         """Tell whether every event that concerns the agent has come to an end, and collect what it failed on."""
-        reads = self._agent.reads()
+        reads, head = self._agent.reads(), await self.spine.reader.head()
         mine = [event async for event in self.spine.replay(after=start) if reads(event.topic)]
         unfinished = {event.key for event in mine if await self._done(event) is None}
+        if not all([await self._is_held(key) for key in unfinished]):
+            return False
         errors[:] = await self._failures(start)
-        return all([await self._is_held(key) for key in unfinished])
+        return head == await self.spine.reader.head()  # else something was emitted meanwhile
 
     async def _done(self, event: Event[Any]) -> Done | None:
         keys, partition = self.spine.server.keys, partition_of(event.key, self.spine.server.partitions)
