@@ -27,3 +27,11 @@ class Bookkeeper(Agent[Ledger]):
     async def book(self, event: Event[dict[str, int]], ctx: Handling) -> None:
         await ctx.publish("entry.booked", {"n": event.payload["n"], "count": ctx.state.count})
         await ctx.publish("entry.audited", {"n": event.payload["n"], "total": ctx.state.total})
+
+
+class Copier(Agent):
+    name = "copier"
+
+    @on("a.b")
+    async def copy(self, event: Event[dict[str, int]], ctx: Handling) -> None:
+        await ctx.publish("a.c", {"of": event.seq})

@@ -36,7 +36,8 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240 + 1800 * SCALE)]
 class Workers:
     """Worker processes; what `spine run -w` would supervise."""
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, directory: Path) -> None:
+        self.log = directory / "workers.log"
         self.url = url
         self.namespace = namespace
         self.running: dict[str, asyncio.subprocess.Process] = {}
@@ -51,9 +52,10 @@ class Workers:
             f"        await run(spine, Bookkeeper, worker={name!r}, lease_s={LEASE_S})\n"
             "asyncio.run(main())"
         )
-        self.running[name] = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, env={**os.environ, "PYTHONPATH": str(HERE)}, stderr=asyncio.subprocess.DEVNULL
-        )
+        with self.log.open("ab") as log:
+            self.running[name] = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", code, env={**os.environ, "PYTHONPATH": str(HERE)}, stderr=log
+            )
 
     def choose(self) -> asyncio.subprocess.Process:
         return random.choice(list(self.running.values()))
@@ -61,7 +63,7 @@ class Workers:
     async def replace_one(self, spine: Spine) -> None:
         name = random.choice(list(self.running))
         victim = self.running.pop(name)
-        assert victim.returncode is None, f"worker {name} ended by itself: {victim.returncode}"
+        assert victim.returncode is None, f"{name} ended by itself, {victim.returncode}: {self.log.read_text()[-3000:]}"
         victim.kill()
         await victim.wait()
         await spine.expire_worker(name)
@@ -69,8 +71,8 @@ class Workers:
 
 
 @asynccontextmanager
-async def workers(url: str, namespace: str) -> AsyncIterator[Workers]:
-    herd = Workers(url, namespace)
+async def workers(url: str, namespace: str, directory: Path) -> AsyncIterator[Workers]:
+    herd = Workers(url, namespace, directory)
     for _ in range(WORKERS):
         await herd.start()
     try:
@@ -119,6 +121,7 @@ async def check(spine: Spine) -> None:
             booked[event.key].append((payload["n"], payload["count"]))
         elif event.type == "entry.audited":
             audited[event.key].append((payload["n"], payload["total"]))
+    assert await spine.dead_letters() == []
     assert sum(map(len, made.values())) == EVENTS
     stored = await stored_states(spine)
     for key, entries in made.items():
@@ -130,7 +133,6 @@ async def check(spine: Spine) -> None:
         assert booked[key] == expected_booked, key
         assert audited[key] == expected_audited, key
         assert stored[key] == Ledger(count=len(entries), total=total, last=entries[-1][1])
-    assert await spine.dead_letters() == []
 
 
 async def stored_states(spine: Spine) -> dict[str, BaseModel]:
@@ -146,7 +148,7 @@ async def stored_states(spine: Spine) -> dict[str, BaseModel]:
 
 async def test_workers_killed_every_second(tmp_path: Path) -> None:
     with RedisServer.start(tmp_path) as server:
-        async with Spine(server.url, namespace="chaos") as spine, workers(server.url, "chaos") as herd:
+        async with Spine(server.url, namespace="chaos") as spine, workers(server.url, "chaos", tmp_path) as herd:
             done = asyncio.create_task(until_done(spine, asyncio.create_task(feed(spine))))
             kills = 0
             while not done.done():
@@ -162,7 +164,7 @@ async def test_workers_killed_every_second(tmp_path: Path) -> None:
 
 async def test_workers_frozen_for_longer_than_their_lease(tmp_path: Path) -> None:
     with RedisServer.start(tmp_path) as server:
-        async with Spine(server.url, namespace="chaos") as spine, workers(server.url, "chaos") as herd:
+        async with Spine(server.url, namespace="chaos") as spine, workers(server.url, "chaos", tmp_path) as herd:
             done = asyncio.create_task(until_done(spine, asyncio.create_task(feed(spine))))
             freezes = 0
             while not done.done():
