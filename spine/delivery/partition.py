@@ -76,6 +76,7 @@ class Partition:
         self._start_of = start_of
         self._bell = server.keys.bell(lease.partition)
         self._heard = "0-0"
+        self._recovery = 0
         self._subscribed: dict[int, Stream] = {}
         self._starts: dict[int, str] = {}
         self._others: set[int] = set()
@@ -218,8 +219,12 @@ class Partition:
         )
 
     async def recover(self, group: str) -> list[Read]:
-        """Return what is pending: taken by an earlier holder or in a call whose reply was lost."""
+        """Return what is pending: taken by an earlier holder or in a call whose reply was lost.
+
+        A call of before that is still on its way to the server will not take anything there.
+        """
         reads = []
+        self._recovery += 1
         for number in list(self._subscribed):
             after = "0"
             more = True
@@ -259,7 +264,16 @@ class Partition:
     def args_of(self, ask: Ask, size: int) -> list[Argument]:
         """Return what ``take.lua`` is told for `ask`, which may bring about `size` bytes."""
         consumer = f"p{self.number}"
-        return [self.lease.generation, consumer, self._heard, size, *ask.budgets, len(ask.numbers), *ask.args]
+        return [
+            self.lease.generation,
+            self._recovery,
+            consumer,
+            self._heard,
+            size,
+            *ask.budgets,
+            len(ask.numbers),
+            *ask.args,
+        ]
 
     def _hear_newest_first(self, rings: list[Any]) -> None:
         if not rings:

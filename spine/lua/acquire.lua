@@ -12,6 +12,6 @@ if held[1] and held[1] ~= ARGV[1] and tonumber(held[2]) > now then
 end
 -- Never below the time: a server that lost its data gives no token a second time.
 local generation = string.format('%.0f', math.max(now, tonumber(held[3] or '0') + 1))
-redis.call('HSET', KEYS[1], 'gen', generation, 'owner', ARGV[1], 'version', ARGV[2],
+redis.call('HSET', KEYS[1], 'gen', generation, 'recovery', 0, 'owner', ARGV[1], 'version', ARGV[2],
   'since', string.format('%.0f', now), 'until', string.format('%.0f', now + tonumber(ARGV[3])))
 return { generation, held[1] and 0 or 1, held[3] and 0 or 1 }

@@ -1,9 +1,12 @@
 -- Take entries of some partitions for a consumer group, from each whose lease is still of its generation.
+-- A recovery brings to hand what is pending. A call that was sent before it and arrives after it takes nothing: what it
+-- took nobody would know of.
 --
 -- KEYS: 1 seq; then for each partition: lease, bell, streams, the most urgent first
--- ARGV: group, n partitions, for each: generation, consumer, id of the last ring heard, bytes (in all; a little more may
---   come), budget (entries) of lane 0, 1 and 2, n streams, for each: id that a new group starts after, its lane, how many
---   of its lane are left (itself included), '1' to read one beyond the budget, '>' or an id (pending entries after it)
+-- ARGV: group, n partitions, for each: generation, number of this holder's last recovery, consumer, id of the last ring
+--   heard, bytes (in all; a little more may come), budget (entries) of lane 0, 1 and 2, n streams, for each: id that a
+--   new group starts after, its lane, how many of its lane are left (itself included), '1' to read one beyond the
+--   budget, '>' or an id (pending entries after it)
 -- Returns: {counter, time in ms, answer for each partition}; an answer is 0 when the lease is lost, text when an error
 --   keeps the partition from being read, else {rings since (newest first), {created, read, entries} for each stream}:
 --   created is 1 when the group had to be made now; read is 0 when the stream was not read, 1 when it was read to its end
@@ -95,16 +98,21 @@ end
 local place = 2
 local function take_partition()
   local lease, bell, first = KEYS[place], KEYS[place + 1], place + 2
-  local generation, heard
-  generation, consumer, heard, room = arg(), arg(), arg(), num()
+  local generation, recovery, heard
+  generation, recovery, consumer, heard, room = arg(), num(), arg(), arg(), num()
   budgets = { ['0'] = num(), ['1'] = num(), ['2'] = num() }
   local count = num()
   local next_partition = at + 5 * count
   place = first + count
   local answer = { false }
-  if redis.call('HGET', lease, 'gen') ~= generation then
+  local held = redis.call('HMGET', lease, 'gen', 'recovery')
+  local recovered = tonumber(held[2] or '0')
+  if held[1] ~= generation or recovery < recovered then
     answer = 0
   else
+    if recovery > recovered then
+      redis.call('HSET', lease, 'recovery', recovery)
+    end
     for i = first, first + count - 1 do
       local found = take_stream(KEYS[i])
       if found.err then

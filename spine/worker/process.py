@@ -275,6 +275,8 @@ class Worker:
                 await self._begin_anew(agency)
                 continue
             for partition in plan.acquire:
+                if partition in agency.partitions:  # run out, not lost: the heartbeat renews it, or finds that it is
+                    continue
                 lease = await self._leases.acquire(agency.name, agency.version, partition)
                 if lease is not None:
                     agency.acquired(lease)
@@ -318,8 +320,10 @@ class Worker:
                 del self._draining_since[name, number]
             elif agency.is_drained(number):
                 del self._draining_since[name, number]
-                await self._leases.release(partition.lease)
-                agency.gave_back(number)
+                try:
+                    await self._leases.release(partition.lease)
+                finally:  # if it was not released, it runs out
+                    agency.gave_back(number)
             elif now - self._draining_since[name, number] > DRAIN_PATIENCE_S:
                 del self._draining_since[name, number]
                 self._not_before[name, number] = now + DRAIN_AGAIN_S

@@ -199,6 +199,59 @@ async def test_a_stale_generation_can_neither_take_nor_commit(
     await die(stale)
 
 
+async def test_a_take_that_arrives_after_a_recovery_takes_nothing(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis
+) -> None:
+    class Idle(Plain):
+        pass
+
+    worker = await serve(Idle)
+    await spine.pause("recorder")  # the test takes, not the worker
+    await wait_until(lambda: worker._agencies["recorder"].paused)
+    event = await spine.publish("a.b", {}, key="k")
+    partition = worker._agencies["recorder"].partitions[partition_of("k", 8)]
+    await spine.streams.refresh()
+    partition.subscribe([stream for stream in spine.streams.all() if stream.topic == "a.b"], set())
+    late = partition.ask([10, 10, 10], stalled=False)
+    args = partition.args_of(late, 1_000_000)
+    await partition.recover("recorder")
+    keys = [spine.server.keys.seq, *partition.keys_of(late)]
+    answers = await spine.server.evaluate(spine.server.link, "take", keys, ["recorder", 1, *args])
+    assert answers[0][2] == 0
+    assert await pending(raw, spine, "recorder") == 0
+    taken = await partition.take("recorder", [10, 10, 10], stalled=False)
+    assert [entry[0] for read in taken for entry in read.entries] == [f"{event.seq}-0".encode()]
+
+
+async def test_a_lease_that_ran_out_and_that_nobody_took_is_renewed(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis
+) -> None:
+    class Alone(Recorder):
+        go: ClassVar[asyncio.Event]
+
+        @on("a.b")
+        async def handle(self, event: Event[Any]) -> None:
+            await self.go.wait()
+            self.note(event)
+
+    Alone.go = asyncio.Event()
+    worker = await serve(Alone)
+    agency = worker._agencies["recorder"]
+    sent = [await spine.publish("a.b", {}, key="k") for _ in range(2)]
+    await wait_until(lambda: agency.is_busy)
+    lease = agency.partitions[partition_of("k", 8)].lease
+    await raw.hset(lease.key, "until", 1)
+    worker._balance_now.set()
+    await wait_until(lambda: _until(raw, lease.key))
+    assert agency.partitions[lease.partition].lease is lease
+    Alone.go.set()
+    await wait_until(lambda: Alone.seen["k"] == [event.seq for event in sent])
+
+
+async def _until(raw: redis.asyncio.Redis, key: str) -> bool:
+    return int(await raw.hget(key, "until") or 0) > 1
+
+
 async def test_a_worker_that_stops_finishes_what_runs_and_gives_all_back(
     spine: Spine, serve: Any, raw: redis.asyncio.Redis
 ) -> None:

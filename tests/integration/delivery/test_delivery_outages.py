@@ -211,7 +211,6 @@ async def test_a_server_that_comes_back_as_another_run_is_served_on(
     await wait_until(lambda: _none_pending(own_raw, spine))
 
 
-@pytest.mark.xfail(reason="open defect: two events of a key may change places when a lease runs out in an outage")
 async def test_an_outage_longer_than_the_lease_loses_and_repeats_nothing(
     own: RedisServer, own_raw: Any, connect: Any, serve: Any
 ) -> None:
