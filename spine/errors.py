@@ -18,9 +18,9 @@
     ├── RequestError
     │   ├── NoHandler
     │   ├── RequestTimeout (TimeoutError)
+    │   │   └── MissingResponse
     │   ├── RequestCycle
     │   ├── RequestFailed
-    │   ├── MissingResponse
     │   └── LateResponse
     ├── CoordinationError                what the agents arranged leads nowhere; trying again would not help
     │   ├── HandoffLimit
@@ -125,7 +125,7 @@ class NoHandler(RequestError):
 
 
 class RequestTimeout(RequestError, TimeoutError):
-    """The deadline passed without an answer. The request is in the log; nothing handles it any more."""
+    """The deadline passed without an answer. The request is in the log, unless `stored` says that this is not known."""
 
 
 class RequestCycle(RequestError):
@@ -138,8 +138,8 @@ class RequestFailed(RequestError):
     """The handler of the request failed for good; the message is its error."""
 
 
-class MissingResponse(RequestError):
-    """Nobody is subscribed who could respond. The event is in the log."""
+class MissingResponse(RequestTimeout):
+    """Nobody is subscribed who could respond, so no time is spent on waiting. The event is in the log."""
 
 
 class LateResponse(RequestError):

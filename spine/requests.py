@@ -100,6 +100,7 @@ class Requests:
         await self._watch_inbox()
         waiter = _Waiter(asyncio.get_running_loop().create_future(), parts)
         self._waiting[reply_to.request] = waiter
+        stored: Event[Any] | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 stored = await append(prepared)
@@ -107,9 +108,11 @@ class Requests:
                     await self._reattach(reply_to)
                 answer = await waiter.final
         except TimeoutError:
+            became = "is in the log" if stored else "may be in the log or not"
             raise RequestTimeout(
-                f"no answer to {prepared.envelope.type!r} within {timeout_s:g} s. The request is in the log and is not "
-                "handled after its deadline."
+                f"no answer to {prepared.envelope.type!r} within {timeout_s:g} s. The request {became}, and is not "
+                "handled after its deadline.",
+                stored=True if stored else None,
             ) from None
         finally:
             self._waiting.pop(reply_to.request, None)

@@ -5,6 +5,19 @@ from spine.bus.messages import EventData, ResponseData
 from spine.bus.metrics import LoggedError, Metrics, ResponseTimes
 from spine.bus.subscribers import SubscriberInfo
 from spine.bus.types import (
+    CONTEXT_REQUESTED,
+    CONVERSATION_CREATED,
+    CONVERSATION_UPDATED,
+    FOLDER_STRUCTURE_DETERMINED,
+    LANGUAGE_NORMALIZED,
+    MESSAGE_PROCESSED,
+    MESSAGE_RECEIVED,
+    ORION_STATE_CHANGED,
+    SESSION_CREATED,
+    SESSION_UPDATED,
+    TRANSCRIPTION_COMPLETED,
+    UPGRADE_COMPLETED,
+    UPGRADE_REQUESTED,
     AgentEventType,
     BusPayload,
     ContextRequested,
@@ -23,6 +36,19 @@ from spine.bus.types import (
 )
 
 __all__ = [
+    "CONTEXT_REQUESTED",
+    "CONVERSATION_CREATED",
+    "CONVERSATION_UPDATED",
+    "FOLDER_STRUCTURE_DETERMINED",
+    "LANGUAGE_NORMALIZED",
+    "MESSAGE_PROCESSED",
+    "MESSAGE_RECEIVED",
+    "ORION_STATE_CHANGED",
+    "SESSION_CREATED",
+    "SESSION_UPDATED",
+    "TRANSCRIPTION_COMPLETED",
+    "UPGRADE_COMPLETED",
+    "UPGRADE_REQUESTED",
     "AgentEventBus",
     "AgentEventType",
     "BusPayload",

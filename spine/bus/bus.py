@@ -7,22 +7,22 @@ import inspect
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from pydantic import BaseModel
 
 from spine.bus.dispatch import Dispatch
-from spine.bus.emitting import Emitter
-from spine.bus.messages import EventData, ResponseData
+from spine.bus.emitting import Emission, Emitter
+from spine.bus.messages import EventData, EventId, ResponseData, seq_of
 from spine.bus.metrics import Metrics, Recorder
 from spine.bus.responding import Responder
-from spine.bus.shared import Data, Shared, handled
+from spine.bus.shared import Shared, handled
 from spine.bus.subscribers import SEPARATOR, SubscriberInfo, Subscribers
-from spine.bus.types import PREDEFINED, type_name
+from spine.bus.types import PREDEFINED, Data, EventTypeName, type_name, type_names
 from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType, Strictness
 from spine.client import Spine
@@ -33,18 +33,16 @@ from spine.log.reader import Selection
 from spine.log.streams import REPLIES
 from spine.log.subscriptions import Subscription
 from spine.names import RESERVED, check_key, check_pattern
-from spine.requests import new_request_id
 
 logger = logging.getLogger("spine")
 
 Callback = Callable[[EventData], Awaitable[Any] | Any]
-EventTypeName = str | type[EventType]
-Since = int | str | datetime
+Since = EventId | float | datetime
 
 CONCURRENCY = 64
 DEFAULT_TIMEOUT_S = 30.0
 ERRORS_KEPT = 1_000
-HISTORY_LIMIT = 10_000
+HISTORY_LIMIT = 100_000
 FINISH_S = 5.0
 
 
@@ -57,11 +55,11 @@ class BusSubscription:
         id: what it goes by among the subscribers of all processes.
     """
 
-    def __init__(self, event_type: str, callback: Callback, id: str) -> None:
+    def __init__(self, event_type: str, callback: Callback, id: str, dispatch: Dispatch) -> None:
         self.event_type = event_type
         self.callback = callback
         self.id = id
-        self.dispatch: Dispatch
+        self.dispatch = dispatch
         self.feed: Subscription
 
     @property
@@ -95,6 +93,8 @@ class AgentEventBus:
         errors_kept: int = ERRORS_KEPT,
         history_limit: int = HISTORY_LIMIT,
     ) -> None:
+        if getattr(spine, "drafts", None) is None:
+            raise InvalidInput("AgentEventBus takes an open client: async with Spine(…) as spine")
         self._spine = spine
         self._concurrency = concurrency
         self._history_limit = history_limit
@@ -160,7 +160,7 @@ class AgentEventBus:
 
     async def subscribe(
         self,
-        event_type: EventTypeName | tuple[EventTypeName, ...],
+        event_type: EventTypeName | Iterable[EventTypeName],
         callback: Callback,
         *,
         concurrency: int | None = None,
@@ -172,27 +172,34 @@ class AgentEventBus:
         callback returns is the response to an event that awaits one. A callback that raises is counted and logged; it
         hurts no other subscriber and no other event.
         """
-        names = [type_name(one) for one in (event_type if isinstance(event_type, tuple) else (event_type,))]
+        names = type_names(event_type)
         for name in names:
             if "*" not in check_pattern(name):
                 self.catalog.check_known(name)
-        await self._keep_types()
+        if not callable(callback):
+            raise InvalidInput(f"the callback is a function of one event, not {callback!r}")
         pattern = SEPARATOR.join(names)
-        subscription = BusSubscription(pattern, callback, await self._subscribers.add(pattern))
-
-        async def handle(event: Event[Any]) -> None:
-            await self._call_back(subscription, event)
+        dispatch = Dispatch(
+            lambda event: self._call_back(subscription, event),
+            self._concurrency if concurrency is None else concurrency,
+            f"spine-bus-{pattern}",
+        )
+        await self._keep_types()
+        subscription = BusSubscription(pattern, callback, await self._subscribers.add(pattern), dispatch)
 
         async def admit(event: Event[Any]) -> None:
             if event.topic != REPLIES and not event.type.startswith(RESERVED):
-                await subscription.dispatch.admit(event)
+                await dispatch.admit(event)
 
-        subscription.dispatch = Dispatch(handle, concurrency or self._concurrency, f"spine-bus-{pattern}")
         subscription.feed = await self._spine.subscribe(names, admit)
         self._subscriptions.append(subscription)
         return subscription
 
-    async def unsubscribe(self, subscription: BusSubscription | EventTypeName, callback: Callback | None = None) -> int:
+    async def unsubscribe(
+        self,
+        subscription: BusSubscription | EventTypeName | Iterable[EventTypeName],
+        callback: Callback | None = None,
+    ) -> int:
         """End a subscription, or those of a type (and of one callback); return how many there were.
 
         No callback starts after this; one that runs goes on.
@@ -200,7 +207,7 @@ class AgentEventBus:
         if isinstance(subscription, BusSubscription):
             ended = [subscription] if subscription in self._subscriptions else []
         else:
-            name = type_name(subscription)
+            name = SEPARATOR.join(type_names(subscription))
             ended = [
                 found
                 for found in self._subscriptions
@@ -223,76 +230,78 @@ class AgentEventBus:
 
     async def emit(
         self,
-        event_type: EventTypeName,
+        event_type: EventTypeName | EventType,
         data: Data | None = None,
         agent_type: str | None = None,
         *,
         key: str | None = None,
         context: Context | None = None,
         priority: Priority | None = None,
-        expect: int | None = None,
+        expect: EventId | None = None,
     ) -> EventData:
         """Store an event and notify its subscribers; return it as stored.
 
         Args:
-            event_type: a predefined, registered or (unless strict) any other type.
+            event_type: a predefined, registered or (unless strict) any other type; or an instance of its payload's
+                class, which is the data as well.
             data: a dict or a model; checked against the type's model.
             agent_type: who emits.
             key: unit of order; the conversation's or session's id in the data where left out, else that of the event
                 being handled.
             context: what travels along; within a callback, that of the event being handled.
             priority: the lane.
-            expect: seq of the key's last event as you know it (0: none). `StateConflict` when it has moved on.
+            expect: the key's last event as you know it (0: none). `StateConflict` when it is another.
 
         Raises `InvalidInput` for a type or data that is not right, `StateConflict`, or what `Spine.publish` raises.
         """
-        prepared = self._emitter.prepare(type_name(event_type), data, agent_type, key, context, priority, expect=expect)
-        return EventData.of(await self._emitter.store(prepared, expect))
+        emission = Emission(event_type, data, agent_type, key, context, priority, expect)
+        return EventData.of(await self._emitter.store(self._emitter.prepare(emission)))
 
     async def emit_and_wait(
         self,
-        event_type: EventTypeName,
+        event_type: EventTypeName | EventType,
         data: Data | None = None,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float | timedelta = DEFAULT_TIMEOUT_S,
         agent_type: str | None = None,
         *,
         key: str | None = None,
         context: Context | None = None,
         priority: Priority | None = None,
-        expect: int | None = None,
+        expect: EventId | None = None,
     ) -> ResponseData:
         """Store an event and return the first response to it, whoever responds in whichever process.
 
-        The event is in the history whatever becomes of the response. Raises `MissingResponse` at once when nobody is
-        subscribed, `RequestFailed` when the callback of everybody who is has failed, `RequestTimeout` after `timeout`
-        seconds, and what `emit` raises.
+        The event is in the history whatever becomes of the response. Raises `RequestTimeout` after `timeout` (seconds
+        or a timedelta), `MissingResponse`, which is one as well, at once when nobody is subscribed, `RequestFailed`
+        when the callback of everybody who is has failed, and what `emit` raises.
         """
-        name = type_name(event_type)
         recorder = self._shared.recorder
-        completed = self._spine.requests.completing(new_request_id(), timeout)
-        prepared = self._emitter.prepare(name, data, agent_type, key, context, priority, completed, expect)
+        emission = Emission(event_type, data, agent_type, key, context, priority, expect)
+        ready = self._emitter.prepare_question(emission, timeout)
+        name = ready.prepared.envelope.type
         if not await self._emitter.somebody_answers(name):
-            seq = (await self._emitter.store(prepared, expect)).seq
+            seq = (await self._emitter.store(ready)).seq
             missing = MissingResponse(f"nobody is subscribed to {name!r}: event {seq} is stored, without a response")
             raise self._shared.failed("missing_response", name, str(seq), missing)
         began = time.perf_counter()
         recorder.waiting += 1
         try:
-            event_id, found = await self._emitter.ask(prepared, timeout, expect)
+            event_id, found = await self._emitter.ask(ready)
         finally:
             recorder.waiting -= 1
         recorder.responded(time.perf_counter() - began)
         return ResponseData.of(event_id, found)
 
-    async def respond(self, event_id: str | EventData, response: Data) -> ResponseData | None:
-        """Respond to an event, in any process; return the response as stored, ``None`` when nobody waits for one.
+    async def respond(self, event_id: EventId, response: Data) -> ResponseData | None:
+        """Respond to an event, in any process; return the response as stored, ``None`` when nobody asked for one.
 
-        Raises `InvalidPayload` for a response that does not fit (nothing is stored, the caller goes on waiting),
-        `LateResponse` when the caller waits no more or has its response, `InvalidInput` for an unknown event.
+        The event is given by its id, its seq, or as such. Of many who respond, the first does. Raises `InvalidPayload`
+        for a response that does not fit (nothing is stored, the caller goes on waiting), `LateResponse` when the caller
+        waits no more or has its response, `InvalidInput` for an unknown event.
         """
         return await self._responder.respond(await self._responder.event(event_id), response)
 
-    async def response(self, event_id: str | EventData) -> ResponseData | None:
+    async def response(self, event_id: EventId) -> ResponseData | None:
         """Return the response to an event, for a caller that comes back; kept for five minutes."""
         return await self._responder.response(await self._responder.event(event_id))
 
@@ -300,8 +309,8 @@ class AgentEventBus:
 
     async def history(
         self,
-        event_type: EventTypeName | None = None,
-        since: Since = 0,
+        event_type: EventTypeName | Iterable[EventTypeName] | None = None,
+        since: Since | None = None,
         limit: int = 100,
         *,
         until: Since | None = None,
@@ -310,17 +319,19 @@ class AgentEventBus:
         """Return what was emitted, newest first, `limit` at most; by all processes, and by agents.
 
         Args:
-            event_type: a type or pattern; all where left out.
-            since: an event's id or seq (exclusive), or a time.
+            event_type: a type or pattern, or several; all where left out.
+            since: an event, its id or its seq (exclusive; an int is a seq), or a time (a datetime, or seconds since the
+                epoch as a float); the beginning where left out.
             limit: 1 to the bus's `history_limit`.
-            until: an event's id or seq (inclusive), or a time.
+            until: an event, its id or its seq (inclusive), or a time.
             key: only this key.
         """
-        if not 1 <= limit <= self._history_limit:
+        if not isinstance(limit, int) or not 1 <= limit <= self._history_limit:
             raise InvalidInput(f"limit is between 1 and {self._history_limit:,}, not {limit}")
-        types = () if event_type is None else (check_pattern(type_name(event_type)),)
+        types = () if event_type is None else tuple(map(check_pattern, type_names(event_type)))
         reader = self._spine.reader
-        after, end = await self._seq(since), await reader.head()
+        after = 0 if since is None else await self._seq(since)
+        end = await reader.head()
         if until is not None:
             end = min(end, await self._seq(until))
         found: list[EventData] = []
@@ -355,6 +366,8 @@ class AgentEventBus:
                 result = await result
             if asked and isinstance(result, Mapping | BaseModel):
                 await self._responder.respond(event, result)
+            elif asked and result is not None:
+                self._responder.refuse(event, result)
         except Exception as error:
             name = subscription.event_type
             logger.exception("callback of %s failed on event %d (%s)", name, event.seq, event.type)
@@ -367,7 +380,9 @@ class AgentEventBus:
     async def _seq(self, moment: Since) -> int:
         if isinstance(moment, datetime):
             return await self._spine.reader.last_before(to_ms(moment))
-        return int(moment)
+        if isinstance(moment, float):
+            return await self._spine.reader.last_before(round(moment * 1000))
+        return seq_of(moment)
 
     async def _keep_types(self) -> None:
         """Let the namespace know the types, for ``spine catalog``."""

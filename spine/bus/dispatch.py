@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from spine.errors import InvalidInput
 from spine.events import Event
 
 Handle = Callable[[Event[Any]], Awaitable[None]]
@@ -18,9 +19,13 @@ class Dispatch:
         handle: runs the callback for one event; it does not raise.
         concurrency: how many events at once; a further one waits in Redis, not here.
         name: of the tasks.
+
+    Raises `InvalidInput` for a concurrency that would run nothing.
     """
 
     def __init__(self, handle: Handle, concurrency: int, name: str) -> None:
+        if concurrency < 1:
+            raise InvalidInput(f"concurrency is at least 1, not {concurrency}")
         self._handle = handle
         self._name = name
         self._slots = asyncio.Semaphore(concurrency)

@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
+from math import isfinite
 from typing import Any
 
-from spine.bus.shared import Data, Shared, child_context, handled, key_of
+import msgspec
+
+from spine.bus.messages import EventId, seq_of
+from spine.bus.shared import Shared, child_context, handled, key_of
 from spine.bus.subscribers import Subscribers
+from spine.bus.types import Data, EventTypeName, typed
 from spine.bus.waiting import Failures
+from spine.catalog.types import EventType
 from spine.errors import InvalidInput, RequestFailed, RequestTimeout, StateConflict
 from spine.events import Context, Draft, Event, Priority
 from spine.keys import partition_of
 from spine.log.drafts import Completed, Prepared
 from spine.names import check_key
+from spine.requests import new_request_id
+
+
+class Emission(msgspec.Struct, frozen=True):
+    """What a caller wants to emit, as it was handed over; see `AgentEventBus.emit`."""
+
+    event_type: EventTypeName | EventType
+    data: Data | None
+    agent_type: str | None
+    key: str | None
+    context: Context | None
+    priority: Priority | None
+    expect: EventId | None
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """An event that may be stored.
+
+    Attributes:
+        prepared: the event.
+        expect: seq up to which its key may have come; ``None`` where that does not matter.
+        timeout_s: how long its response is waited for; 0 for an event that awaits none.
+    """
+
+    prepared: Prepared
+    expect: int | None
+    timeout_s: float = 0.0
 
 
 class Emitter:
@@ -22,31 +57,40 @@ class Emitter:
         self._spine = shared.spine
         self._subscribers = subscribers
 
-    def prepare(
-        self,
-        name: str,
-        data: Data | None,
-        agent_type: str | None,
-        key: str | None,
-        context: Context | None,
-        priority: Priority | None,
-        completed: Completed | None = None,
-        expect: int | None = None,
-    ) -> Prepared:
+    def prepare(self, emission: Emission) -> Ready:
         """Return an event ready to store. Raises `InvalidInput` naming what is not right."""
+        return self._checked(emission, lambda expect: Ready(self._prepared(emission), expect))
+
+    def prepare_question(self, emission: Emission, timeout: float | timedelta) -> Ready:
+        """Return an event that awaits a response, ready to store. Raises `InvalidInput` naming what is not right."""
+
+        def prepared(expect: int | None) -> Ready:
+            timeout_s = _seconds(timeout)
+            completed = self._spine.requests.completing(new_request_id(), timeout_s)
+            return Ready(self._prepared(emission, completed), expect, timeout_s)
+
+        return self._checked(emission, prepared)
+
+    def _checked(self, emission: Emission, prepare: Callable[[int | None], Ready]) -> Ready:
         try:
-            source = self._shared.agent_type if agent_type is None else check_key(agent_type, "agent type")
-            key = key or key_of(data)
-            cause = handled.get()
-            if context is None and cause is not None:
-                context = child_context(cause, source)
-                key = key or cause.key
-            if expect is not None:
-                self._check_expectation(key)
-            draft = Draft(name, data if data is not None else {}, key, context, priority)
-            return self._shared.drafts.prepare(draft, source=source, completed=completed)
+            return prepare(None if emission.expect is None else seq_of(emission.expect))
         except InvalidInput as error:
+            name = str(getattr(emission.event_type, "event_type", emission.event_type))
             raise self._shared.failed("invalid_event", name, None, error) from None
+
+    def _prepared(self, emission: Emission, completed: Completed | None = None) -> Prepared:
+        name, data = typed(emission.event_type, emission.data)
+        agent_type, context = emission.agent_type, emission.context
+        source = self._shared.agent_type if agent_type is None else check_key(agent_type, "agent type")
+        key = emission.key or key_of(data)
+        cause = handled.get()
+        if context is None and cause is not None:
+            context = child_context(cause, source)
+            key = key or cause.key
+        if emission.expect is not None:
+            self._check_expectation(key)
+        draft = Draft(name, data, key, context, emission.priority)
+        return self._shared.drafts.prepare(draft, source=source, completed=completed)
 
     def _check_expectation(self, key: str | None) -> None:
         if key is None:
@@ -57,25 +101,28 @@ class Emitter:
                 f"durability={self._spine.durability!r}"
             )
 
-    async def store(self, prepared: Prepared, expect: int | None) -> Event[Any]:
+    async def store(self, ready: Ready) -> Event[Any]:
         """Store an event, if its key is still where the caller expects it."""
-        if expect is None:
-            stored = await self._spine.publisher.append([prepared], self._spine.durability)
+        if ready.expect is None:
+            stored = await self._spine.publisher.append([ready.prepared], self._spine.durability)
         else:
-            index = self._shared.drafts.keys.by_key(prepared.partition, prepared.envelope.key)
-            try:
-                stored = await self._spine.committer.commit(expected=((index, expect),), events=[prepared])
-            except StateConflict:
-                raise await self._conflict(prepared, expect) from None
+            stored = [await self._store_expecting(ready.prepared, ready.expect)]
         self._shared.recorder.emitted[stored[0].type] += 1
         return stored[0]
 
-    async def _conflict(self, prepared: Prepared, expect: int) -> StateConflict:
+    async def _store_expecting(self, prepared: Prepared, expect: int) -> Event[Any]:
         key = prepared.envelope.key
+        last = await self.last_seq(key)
+        if expect <= last:
+            index = self._shared.drafts.keys.by_key(prepared.partition, key)
+            try:
+                return (await self._spine.committer.commit(expected=((index, expect),), events=[prepared]))[0]
+            except StateConflict:
+                last = await self.last_seq(key)
         conflict = StateConflict(
-            f"key {key!r} has moved on: its last event is {await self.last_seq(key)}, not {expect}. Nothing was stored."
+            f"key {key!r} is not where it was expected: its last event is {last}, not {expect}. Nothing was stored."
         )
-        return self._shared.failed("state_conflict", prepared.envelope.type, None, conflict)
+        raise self._shared.failed("state_conflict", prepared.envelope.type, None, conflict)
 
     async def last_seq(self, key: str) -> int:
         """Return the seq of the last event of `key`; 0 when it has none."""
@@ -88,27 +135,36 @@ class Emitter:
         """Tell whether anybody is subscribed to a type, or any agent handles it."""
         return await self._subscribers.any_of(name) or bool(await self._spine.requests.handlers_of(name))
 
-    async def ask(self, prepared: Prepared, timeout: float, expect: int | None) -> tuple[str, Event[Any]]:
+    async def ask(self, ready: Ready) -> tuple[str, Event[Any]]:
         """Store an event, wait for the response, and return the event's id and the response."""
-        name = prepared.envelope.type
+        name, timeout_s = ready.prepared.envelope.type, ready.timeout_s
         stored: list[Event[Any]] = []
 
-        async def append(ready: Prepared) -> Event[Any]:
-            stored.append(await self.store(ready, expect))
+        async def append(_: Prepared) -> Event[Any]:
+            stored.append(await self.store(ready))
             return stored[0]
 
         requests = self._spine.requests
         failures = Failures(lambda: self._subscribers.of(name), requests.handlers_of, name)
-        waiting = requests.send(append, prepared, timeout_s=timeout, parts=failures, anybody=True)
+        waiting = requests.send(append, ready.prepared, timeout_s=timeout_s, parts=failures, anybody=True)
         try:
             found = await failures.unless_all_failed(waiting)
-        except RequestTimeout as error:
+        except RequestTimeout:
             event_id = str(stored[0].seq) if stored else None
-            late = RequestTimeout(f"no response to {name!r} (event {event_id}) within {timeout:g} s{failures}")
-            late.stored = True if stored else error.stored
+            which = f"event {event_id}" if stored else "whether the event is stored is not known"
+            late = RequestTimeout(
+                f"no response to {name!r} ({which}) within {timeout_s:g} s{failures}", stored=True if stored else None
+            )
             raise self._shared.failed("time_out", name, event_id, late) from None
         except RequestFailed as error:
             if not failures.failed or not failures.failed <= self._subscribers.mine:
                 self._shared.failed("callback", name, str(stored[0].seq), error)  # else it was counted where it ran
             raise
         return str(stored[0].seq), found
+
+
+def _seconds(timeout: float | timedelta) -> float:
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if not isinstance(seconds, int | float) or not isfinite(seconds):
+        raise InvalidInput(f"timeout is a number of seconds or a timedelta, not {timeout!r}. Nothing was stored.")
+    return float(seconds)

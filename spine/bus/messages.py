@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from spine.client import DEFAULT_CLIENT_NAME
+from spine.errors import InvalidInput
 from spine.events import Event
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -61,6 +62,20 @@ class EventData(BaseModel):
     def as_model(self, model: Model[ModelT]) -> ModelT:
         """Return the data as a `model`."""
         return model.model_validate(self.data)
+
+
+EventId = str | int | EventData | Event[Any]
+
+
+def seq_of(event_id: EventId) -> int:
+    """Return the number of an event that is given by its id, its number, or as such. Raises `InvalidInput`."""
+    if isinstance(event_id, EventData | Event):
+        return event_id.seq
+    if isinstance(event_id, str) and event_id.isascii() and event_id.isdecimal():
+        return int(event_id)
+    if isinstance(event_id, int) and not isinstance(event_id, bool) and event_id >= 0:
+        return event_id
+    raise InvalidInput(f"{event_id!r} is not the id of an event")
 
 
 class ResponseData(BaseModel):

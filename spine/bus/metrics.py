@@ -13,6 +13,7 @@ ErrorKind = Literal[
     "callback", "time_out", "invalid_event", "state_conflict", "missing_response", "invalid_response", "late_response"
 ]
 TIMES_KEPT = 10_000
+MESSAGE_KEPT = 1_000
 
 
 class LoggedError(msgspec.Struct, frozen=True):
@@ -22,7 +23,7 @@ class LoggedError(msgspec.Struct, frozen=True):
         kind: which kind.
         event_type: of the event it happened with.
         event_id: of the event; ``None`` when it was never stored.
-        message: what went wrong.
+        message: what went wrong; its first thousand characters.
         ts: when, by the clock of this process.
     """
 
@@ -98,7 +99,7 @@ class Recorder:
         message = str(error) or type(error).__name__
         if kind == "callback":
             message = f"{type(error).__name__}: {error}"
-        self._log.append(LoggedError(kind, event_type, event_id, message, datetime.now(UTC)))
+        self._log.append(LoggedError(kind, event_type, event_id, message[:MESSAGE_KEPT], datetime.now(UTC)))
 
     def snapshot(self, subscribers: Mapping[str, int]) -> Metrics:
         """Return the numbers as they are now."""

@@ -6,19 +6,21 @@ import logging
 from contextlib import aclosing
 from typing import Any
 
-from spine.bus.messages import EventData, ResponseData
-from spine.bus.shared import Data, Shared, child_context
+from spine.bus.messages import EventId, ResponseData, seq_of
+from spine.bus.shared import Shared, child_context
+from spine.bus.types import Data
 from spine.bus.waiting import failure_note
 from spine.catalog.types import validated
 from spine.codec import normalise_payload
 from spine.errors import InvalidInput, InvalidPayload, LateResponse, SpineError
 from spine.events import Event, to_ms
 from spine.log.reader import Selection
-from spine.requests import answer
+from spine.requests import REPLY_TTL_MS, answer
 
 logger = logging.getLogger("spine")
 
-RECENT_KEPT = 20_000
+ANSWERED = "the caller has its response"
+RECENT_KEPT = 4_096
 
 
 class Responder:
@@ -30,24 +32,21 @@ class Responder:
         self._recent: dict[int, Event[Any]] = {}
 
     def remember(self, event: Event[Any]) -> None:
-        """Keep an event at hand that may be responded to soon; the oldest is forgotten."""
+        """Keep an event at hand until it has its response; of too many the oldest is forgotten, and read again."""
         self._recent[event.seq] = event
         if len(self._recent) > RECENT_KEPT:
             del self._recent[next(iter(self._recent))]
 
-    async def event(self, event_id: str | EventData) -> Event[Any]:
+    async def event(self, event_id: EventId) -> Event[Any]:
         """Return the event of an id, from the log where it is not at hand. Raises `InvalidInput`."""
-        text = event_id.event_id if isinstance(event_id, EventData) else event_id
-        if not isinstance(text, str) or not text.isdecimal():
-            raise InvalidInput(f"{text!r} is not the id of an event")
-        seq = int(text)
+        seq = seq_of(event_id)
         found = self._recent.get(seq)
         if found is not None:
             return found
         async with aclosing(self._spine.reader.forward(Selection(), seq - 1, seq)) as events:
             async for event in events:
                 return event
-        raise InvalidInput(f"there is no event {text} in the log")
+        raise InvalidInput(f"there is no event {seq} in the log")
 
     async def respond(self, request: Event[Any], response: Data) -> ResponseData | None:
         """Store the response to `request` and give it to the caller; ``None`` when nobody asked for one."""
@@ -64,8 +63,13 @@ class Responder:
             child_context(request, shared.agent_type),
             shared.agent_type or self._spine.name,
         )
-        stored = await self._spine.publisher.append([prepared], self._spine.durability, [write])
-        return ResponseData.of(str(request.seq), stored[0])
+        # Of those who respond at the same time, in whichever processes, one does.
+        prepared.dedupe_key, prepared.dedupe_ms = f"spine.bus.response:{request.id}", REPLY_TTL_MS
+        stored = (await self._spine.publisher.append([prepared], self._spine.durability, [write]))[0]
+        self._recent.pop(request.seq, None)
+        if stored.id != prepared.envelope.id:
+            raise self._late(request, ANSWERED)
+        return ResponseData.of(str(request.seq), stored)
 
     async def response(self, request: Event[Any]) -> ResponseData | None:
         """Return the response to `request` that is kept."""
@@ -83,6 +87,13 @@ class Responder:
         except SpineError as refused:
             logger.warning("the caller of event %d is not told of the failure: %s", request.seq, refused)
 
+    def refuse(self, request: Event[Any], returned: Any) -> None:
+        """Note that a callback returned something that is no response; the caller goes on waiting."""
+        kind = type(returned).__name__
+        error = InvalidPayload(f"a callback returned a {kind}: a response is a dict or a pydantic model")
+        self._shared.failed("invalid_response", request.type, str(request.seq), error)
+        logger.warning("no response to event %d (%s): %s", request.seq, request.type, error)
+
     def _checked(self, request: Event[Any], response: Data) -> dict[str, Any]:
         model = self._shared.responses.get(request.type)
         try:
@@ -97,9 +108,13 @@ class Responder:
         if deadline is not None and to_ms(deadline) <= self._spine.server.now_ms():
             why = f"the caller waited until {deadline.isoformat(timespec='milliseconds')}"
         elif await self.response(request) is not None:
-            why = "the caller has its response"
+            why = ANSWERED
         else:
             return
+        self._recent.pop(request.seq, None)
+        raise self._late(request, why)
+
+    def _late(self, request: Event[Any], why: str) -> LateResponse:
         event_id = str(request.seq)
         late = LateResponse(f"too late to respond to event {event_id} ({request.type}): {why}. Nothing was stored.")
-        raise self._shared.failed("late_response", request.type, event_id, late)
+        return self._shared.failed("late_response", request.type, event_id, late)

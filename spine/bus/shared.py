@@ -10,14 +10,13 @@ import msgspec
 from pydantic import BaseModel
 
 from spine.bus.metrics import ErrorKind, Recorder
+from spine.bus.types import Data
 from spine.catalog.types import Catalog
 from spine.client import Spine
 from spine.events import Context, Event
 from spine.log.drafts import Drafts
 
 ErrorT = TypeVar("ErrorT", bound=BaseException)
-Data = Mapping[str, Any] | BaseModel
-
 KEY_FIELDS = ("conversation_id", "session_id")
 
 handled: ContextVar[Event[Any] | None] = ContextVar("spine-bus-handled", default=None)
@@ -48,7 +47,7 @@ class Shared(msgspec.Struct, frozen=True, eq=False):
         return error
 
 
-def key_of(data: Data | None) -> str | None:
+def key_of(data: Data) -> str | None:
     """Return the id of the conversation or session that `data` is about."""
     values = data.model_dump(include=set(KEY_FIELDS)) if isinstance(data, BaseModel) else data
     if not isinstance(values, Mapping):

@@ -6,12 +6,17 @@ they are the platform's own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from spine.catalog.types import EventType
+from spine.errors import InvalidName, InvalidPayload
+
+EventTypeName = str | type[EventType]
+Data = Mapping[str, Any] | BaseModel
 
 
 class AgentEventType(StrEnum):
@@ -35,6 +40,23 @@ class AgentEventType(StrEnum):
     UPGRADE_COMPLETED = "upgrade.completed"
 
 
+(
+    CONVERSATION_CREATED,
+    CONVERSATION_UPDATED,
+    CONTEXT_REQUESTED,
+    SESSION_CREATED,
+    SESSION_UPDATED,
+    MESSAGE_RECEIVED,
+    MESSAGE_PROCESSED,
+    LANGUAGE_NORMALIZED,
+    TRANSCRIPTION_COMPLETED,
+    FOLDER_STRUCTURE_DETERMINED,
+    ORION_STATE_CHANGED,
+    UPGRADE_REQUESTED,
+    UPGRADE_COMPLETED,
+) = AgentEventType
+
+
 class BusPayload(EventType):
     """A payload that may carry more than its model names."""
 
@@ -51,7 +73,7 @@ class ConversationCreated(BusPayload, name=AgentEventType.CONVERSATION_CREATED):
 
     conversation_id: str | None = None
     session_id: str | None = None
-    participants: tuple[str, ...] = ()
+    participants: tuple[str | dict[str, Any], ...] = ()
 
 
 class ConversationUpdated(BusPayload, name=AgentEventType.CONVERSATION_UPDATED):
@@ -95,7 +117,7 @@ class MessageProcessed(BusPayload, name=AgentEventType.MESSAGE_PROCESSED):
 
     message_id: str | None = None
     conversation_id: str | None = None
-    result: dict[str, Any] = Field(default_factory=dict)
+    result: Any = None
 
 
 class LanguageNormalized(BusPayload, name=AgentEventType.LANGUAGE_NORMALIZED):
@@ -120,14 +142,14 @@ class FolderStructureDetermined(BusPayload, name=AgentEventType.FOLDER_STRUCTURE
     """It was settled which folders there are to be."""
 
     root: str | None = None
-    folders: tuple[str, ...] = ()  # paths below the root
+    folders: tuple[str, ...] | dict[str, Any] = ()  # paths below the root, or the tree itself
 
 
 class OrionStateChanged(BusPayload, name=AgentEventType.ORION_STATE_CHANGED):
     """The platform went from one state to another."""
 
-    state: str | None = None
-    previous: str | None = None
+    state: str | dict[str, Any] | None = None
+    previous: str | dict[str, Any] | None = None
 
 
 class UpgradeRequested(BusPayload, name=AgentEventType.UPGRADE_REQUESTED):
@@ -163,9 +185,33 @@ PREDEFINED: tuple[type[BusPayload], ...] = (
 )
 
 
-def type_name(event_type: str | type[EventType]) -> str:
-    """Return the name of a type, given as such, as a class, or as a constant's name (``"CONVERSATION_CREATED"``)."""
-    if not isinstance(event_type, str):
+def type_name(event_type: EventTypeName) -> str:
+    """Return the name of a type, given as such, as a class, or as a constant's name (``"CONVERSATION_CREATED"``).
+
+    Raises `InvalidName` for what names no type; the form of a name is not looked at.
+    """
+    if isinstance(event_type, str):
+        known = AgentEventType.__members__.get(event_type)
+        return str(event_type if known is None else known)
+    if isinstance(event_type, type) and issubclass(event_type, EventType) and event_type.event_type:
         return event_type.event_type
-    known = AgentEventType.__members__.get(event_type)
-    return str(event_type.value) if isinstance(event_type, AgentEventType) else known.value if known else event_type
+    raise InvalidName(f"{event_type!r} is not a type of event: give a name, or the class of its payload.")
+
+
+def type_names(event_types: EventTypeName | Iterable[EventTypeName]) -> list[str]:
+    """Return the names of one type or pattern, or of several, each once."""
+    if isinstance(event_types, str) or not isinstance(event_types, Iterable):
+        return [type_name(event_types)]
+    names = list(dict.fromkeys(type_name(one) for one in event_types))
+    if not names:
+        raise InvalidName("give at least one type or pattern.")
+    return names
+
+
+def typed(event_type: EventTypeName | EventType, data: Data | None) -> tuple[str, Data]:
+    """Return name and data of an event; an instance of an `EventType` is both in one."""
+    if not isinstance(event_type, EventType):
+        return type_name(event_type), {} if data is None else data
+    if data is not None:
+        raise InvalidPayload(f"{event_type!r} is the data already: give it alone, or its class with the data.")
+    return type_name(type(event_type)), event_type

@@ -37,7 +37,7 @@ class EventType(BaseModel):
     def __init_subclass__(cls, *, name: str | None = None, version: int | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
         if name is not None:
-            cls.event_type = check_type(name)
+            cls.event_type = str(check_type(name))  # of a string enumeration as well
         if version is not None:
             cls.event_version = version
 
@@ -142,6 +142,11 @@ class Catalog:
             return payload, 1 if entry is None else entry.version
         if isinstance(payload, entry.model):
             return payload, entry.version
+        if isinstance(payload, EventType) and payload.event_type not in ("", entry.type):
+            raise InvalidPayload(
+                f"a {payload.__class__.__name__} is the payload of {payload.event_type!r}, not of {entry.type!r}. "
+                "Nothing was stored."
+            )
         return validated(entry.model, payload, f"payload of {entry.type!r}"), entry.version
 
 

@@ -1,0 +1,202 @@
+"""What callers hand over to the bus: every sensible form of it is taken, and the rest is refused at once, by name."""
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spine import Event, EventType, InvalidInput, InvalidName, InvalidPayload, LateResponse, RequestTimeout, Spine
+from spine import bus as bus_module
+from spine.bus import (
+    SESSION_CREATED,
+    AgentEventBus,
+    AgentEventType,
+    ConversationCreated,
+    EventData,
+    ResponseData,
+    SessionCreated,
+)
+from spine.testing import RedisServer
+from spine.testing.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "spine")
+
+
+async def test_each_constant_may_be_imported_by_its_name() -> None:
+    for constant in AgentEventType:
+        assert getattr(bus_module, constant.name) is constant
+        assert constant.name in bus_module.__all__
+
+
+async def test_an_instance_is_type_and_data_in_one(bus: AgentEventBus) -> None:
+    sent = await bus.emit(ConversationCreated(conversation_id="c-1"), agent_type="Concierge")
+    assert (sent.type, sent.data, sent.key) == ("conversation.created", {"conversation_id": "c-1"}, "c-1")
+    await bus.subscribe(SESSION_CREATED, lambda event: event.data)
+    got = await bus.emit_and_wait(SessionCreated(session_id="s-1"), timeout=10)
+    assert got.response == {"session_id": "s-1"}
+    with pytest.raises(InvalidPayload, match="the data already"):
+        await bus.emit(SessionCreated(session_id="s-1"), {"session_id": "s-2"})
+
+
+async def test_the_data_of_one_type_is_not_taken_for_that_of_another(bus: AgentEventBus) -> None:
+    with pytest.raises(InvalidPayload, match=r"a SessionCreated is the payload of 'session\.created'"):
+        await bus.emit("conversation.created", SessionCreated(session_id="s"))
+    assert await bus.history() == []
+
+
+@pytest.mark.parametrize("wrong", [None, 5, object, dict, EventType])
+async def test_what_is_no_type_is_refused_everywhere(bus: AgentEventBus, wrong: Any) -> None:
+    for call in (
+        bus.emit(wrong, {}),
+        bus.emit_and_wait(wrong, {}, 5),
+        bus.subscribe(wrong, print),
+        bus.unsubscribe(wrong),
+        bus.history(wrong or 7),
+    ):
+        with pytest.raises(InvalidName, match="is not a type"):
+            await call
+    assert bus.metrics().errors == {"invalid_event": 2}
+
+
+async def test_the_message_names_the_type_as_it_is_stored(bus: AgentEventBus) -> None:
+    with pytest.raises(InvalidPayload, match=r"payload of 'conversation\.created' is not a ConversationCreated"):
+        await bus.emit(AgentEventType.CONVERSATION_CREATED, {"conversation_id": 7})
+
+
+async def test_subscribing_takes_a_function_and_at_least_one_type(bus: AgentEventBus) -> None:
+    with pytest.raises(InvalidInput, match="the callback is a function"):
+        await bus.subscribe("step", None)
+    with pytest.raises(InvalidInput, match="at least one type"):
+        await bus.subscribe([], print)
+    with pytest.raises(InvalidInput, match="concurrency is at least 1"):
+        await bus.subscribe("step", print, concurrency=0)
+    assert await bus.subscribers() == []
+    for several in (["a", "b"], ("a", "b"), iter(["a", "b", "a"])):
+        await bus.subscribe(several, print)
+    assert len(await bus.subscribers("b")) == 3
+    assert await bus.unsubscribe(["a", "b"], print) == 3
+
+
+async def test_a_bus_needs_an_open_client() -> None:
+    for wrong in (Spine("memory://"), "memory://", None):
+        with pytest.raises(InvalidInput, match="open client"):
+            AgentEventBus(wrong)
+
+
+async def test_an_event_is_known_by_id_number_or_as_such(bus: AgentEventBus, spine: Spine) -> None:
+    heard: asyncio.Queue[Event[Any]] = asyncio.Queue()
+    await spine.subscribe("step", heard.put_nowait)
+    await bus.subscribe("step", lambda event: None)
+    for form in (lambda e: e, lambda e: e.seq, lambda e: str(e.seq), EventData.of):
+        waiting = asyncio.create_task(bus.emit_and_wait("step", {}, 10, key="k"))
+        event = await asyncio.wait_for(heard.get(), 5)
+        assert isinstance(await bus.respond(form(event), {"seq": event.seq}), ResponseData)
+        assert (await waiting).response == {"seq": event.seq}
+        assert (await bus.response(form(event))).response == {"seq": event.seq}
+        assert await bus.history("step", since=form(event)) == []
+        assert [one.seq for one in await bus.history("step", until=form(event), limit=1)] == [event.seq]
+        last = await bus.last_seq("k")
+        assert (await bus.emit("other", {}, key="k", expect=last)).seq == last + 1
+    first = await bus.emit("other", {}, key="new", expect=0)
+    assert (await bus.emit("other", {}, key="new", expect=first)).seq == first.seq + 1
+    for wrong in (None, True, -1, 1.5, "1.5", "x", ""):
+        with pytest.raises(InvalidInput, match="is not the id"):
+            await bus.respond(wrong, {})
+
+
+async def test_history_since(bus: AgentEventBus) -> None:
+    first = await bus.emit("step", {"n": 1})
+    await asyncio.sleep(0.01)
+    middle = time.time()
+    await asyncio.sleep(0.01)
+    second = await bus.emit("step", {"n": 2})
+    for since, found in (
+        (None, [second, first]),
+        (0, [second, first]),
+        (middle, [second]),
+        (datetime.fromtimestamp(middle, UTC), [second]),
+        (datetime.fromtimestamp(middle), [second]),  # a naive time is local
+        (first.timestamp, [second, first]),
+        (first, [second]),
+        (time.time() + 60, []),
+    ):
+        assert await bus.history("step", since) == found
+        assert await bus.history(["step", "other.*"], since, 10) == found
+    for wrong in (-1, "yesterday", timedelta(days=1)):
+        with pytest.raises(InvalidInput, match="is not the id"):
+            await bus.history("step", since=wrong)
+    for wrong in (None, "5", 1.5, 0, -1, 1_000_000):
+        with pytest.raises(InvalidInput, match="limit is between"):
+            await bus.history("step", limit=wrong)
+
+
+async def test_a_timeout_is_seconds_or_a_timedelta(bus: AgentEventBus) -> None:
+    await bus.subscribe("step", lambda event: None)
+    for timeout in (0.02, timedelta(milliseconds=20), 0, -1):
+        with pytest.raises(RequestTimeout):
+            await asyncio.wait_for(bus.emit_and_wait("step", {}, timeout), 5)
+    await wait_until(lambda: bus.metrics().handled == {"step": 4}, what="each event, stored and delivered")
+    for wrong in (None, "1", float("inf"), float("nan")):
+        with pytest.raises(InvalidInput, match="timeout is a number of seconds"):
+            await bus.emit_and_wait("step", {}, wrong)
+    assert len(await bus.history("step")) == 4
+
+
+async def test_of_many_who_respond_at_once_one_does(bus: AgentEventBus, bus_url: str, namespace: str) -> None:
+    asked: asyncio.Queue[EventData] = asyncio.Queue()
+    await bus.subscribe("step", asked.put_nowait)
+    async with Spine(bus_url, namespace=namespace) as other, AgentEventBus(other) as elsewhere:
+        for _ in range(5):
+            waiting = asyncio.create_task(bus.emit_and_wait("step", {}, 10))
+            event = await asyncio.wait_for(asked.get(), 5)
+            results = await asyncio.gather(
+                *(one.respond(event.event_id, {"n": n}) for n, one in enumerate((bus, elsewhere) * 10)),
+                return_exceptions=True,
+            )
+            (given,) = [result for result in results if isinstance(result, ResponseData)]
+            assert sum(isinstance(result, LateResponse) for result in results) == 19
+            assert (await waiting) == given == await bus.response(event)
+        assert len(await other.history(types="step.reply")) == 5
+        assert sum(one.metrics().errors["late_response"] for one in (bus, elsewhere)) == 5 * 19
+
+
+async def test_a_callback_that_returns_no_response_is_told_so(bus: AgentEventBus) -> None:
+    await bus.subscribe("step", lambda event: "text")
+    with pytest.raises(RequestTimeout):
+        await bus.emit_and_wait("step", {}, 0.2)
+    assert bus.metrics().errors == {"invalid_response": 1, "time_out": 1}
+    assert "a callback returned a str" in bus.metrics().error_log[0].message
+    await bus.emit("step", {})
+    await wait_until(lambda: bus.metrics().handled == {"step": 2})
+    assert bus.metrics().errors["invalid_response"] == 1
+
+
+async def test_a_long_error_is_kept_shortened(bus: AgentEventBus) -> None:
+    def failing(event: EventData) -> None:
+        raise ValueError("x" * 1_000_000)
+
+    await bus.subscribe("step", failing)
+    await bus.emit("step", {})
+    await wait_until(lambda: bus.metrics().errors)
+    assert len(bus.metrics().error_log[0].message) == 1_000
+
+
+async def test_what_became_of_the_event_is_not_claimed_while_the_server_is_away(tmp_path: Path, namespace: str) -> None:
+    with RedisServer.start(tmp_path) as server:
+        async with Spine(server.url, namespace=namespace) as spine, AgentEventBus(spine) as bus:
+            await bus.subscribe("step", lambda event: {})
+            await bus.emit_and_wait("step", {}, 10)
+            server.pause()
+            try:
+                with pytest.raises(RequestTimeout, match="not known") as caught:
+                    await bus.emit_and_wait("step", {}, 0.3)
+            finally:
+                server.cont()
+            assert caught.value.stored is None
