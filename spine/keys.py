@@ -205,7 +205,7 @@ class Keys:
         return f"{self.prefix}rate:{agent}"
 
     def slots(self, agent: str) -> str:
-        """Sorted set with TTL: handlers in hand of an agent with a limit over all its workers, by expiry in ms."""
+        """Set: `worker:seq` of each handler at work of an agent with a limit over all its workers."""
         return f"{self.prefix}slots:{agent}"
 
     def gate(self, agent: str, partition: int, gate: str, key: str) -> str:

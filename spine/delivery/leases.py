@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -102,19 +102,16 @@ class Leases:
             self._thread = threading.Thread(target=self._beat, name="spine-heartbeat", daemon=True)
             self._thread.start()
 
-    async def leave(self, agent: str) -> None:
-        """Stop being a worker of `agent`, and give back at once whatever is still held."""
+    async def leave(self, agent: str, cut_off: Collection[int]) -> None:
+        """Stop being a worker of `agent`, and give back at once whatever is still held.
+
+        In the partitions `cut_off` something is pending that was in hand when a worker died.
+        """
         with self._lock:
             self._agents.pop(agent, None)
             for lease in [lease for lease in self._held.values() if lease.agent == agent]:
                 del self._held[lease.key]
-        keys = self._server.keys
-        leases = [keys.lease(agent, partition) for partition in range(self._server.partitions)]
-        await self._server.run(
-            "release",
-            [keys.control, keys.workers(agent), *leases],
-            [agent, self._worker, 1, 1, *([""] * len(leases))],
-        )
+        await _give_up(self._server, self._worker, agent, cut_off)
 
     async def close(self) -> None:
         """End the heartbeat."""
@@ -135,21 +132,23 @@ class Leases:
         return lease
 
     async def release(self, lease: Lease, *, clean: bool = True) -> None:
-        """Give a lease back at once; `clean` says that nothing in hand was cut off."""
+        """Give a lease back at once; `clean` says that nothing pending was in hand when a worker died."""
         with self._lock:
             self._held.pop(lease.key, None)
         keys = self._server.keys
         await self._server.run(
             "release",
             [keys.control, keys.workers(lease.agent), lease.key],
-            [lease.agent, self._worker, 0, int(clean), lease.generation],
+            [lease.agent, self._worker, 0, lease.generation, int(clean)],
         )
 
-    def forget(self, lease: Lease) -> None:
-        """Stop renewing a lease that is lost."""
+    def forget(self, lease: Lease) -> bool:
+        """Stop renewing a lease that is lost; false when it was given back or taken anew meanwhile."""
         with self._lock:
-            if self._held.get(lease.key) is lease:
-                del self._held[lease.key]
+            if self._held.get(lease.key) is not lease:
+                return False
+            del self._held[lease.key]
+            return True
 
     async def plan(self, agent: str, busy: dict[int, int]) -> Plan | None:
         """Return what this worker should acquire and release now; leases go to the newest version alive.
@@ -208,8 +207,7 @@ class Leases:
         client.close()
 
     def _lost(self, lease: Lease) -> None:
-        self.forget(lease)
-        if self._loop is not None and not self._loop.is_closed():
+        if self.forget(lease) and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_lost, lease)
 
 
@@ -264,11 +262,16 @@ async def expire_worker(server: Server, worker: str) -> int:
     count = 0
     names = await server.command("HKEYS", server.keys.agents)
     for raw in names:
-        agent = raw.decode()
-        keys = [server.keys.lease(agent, partition) for partition in range(server.partitions)]
-        count += await server.run(
-            "release",
-            [server.keys.control, server.keys.workers(agent), *keys],
-            [agent, worker, 1, 0, *([""] * len(keys))],
-        )
+        count += await _give_up(server, worker, raw.decode(), range(server.partitions))
+    return count
+
+
+async def _give_up(server: Server, worker: str, agent: str, cut_off: Collection[int]) -> int:
+    """Give back whatever `worker` holds of `agent`, and its place among the workers; return how many leases."""
+    keys = server.keys
+    leases = [keys.lease(agent, partition) for partition in range(server.partitions)]
+    args: list[Any] = [agent, worker, 1]
+    for partition in range(server.partitions):
+        args += ["", int(partition not in cut_off)]
+    count: int = await server.run("release", [keys.control, keys.workers(agent), *leases], args)
     return count

@@ -11,6 +11,7 @@ import msgspec
 
 from spine.connection import Argument, Server, refused
 from spine.delivery.leases import Lease
+from spine.delivery.suspects import Suspects
 from spine.errors import LeaseLost
 from spine.link import error_reply
 from spine.log.listener import KEPT
@@ -61,8 +62,7 @@ class Partition:
         draining: it is being handed over: nothing more is taken.
         opened: what was held and pending when it was acquired is in hand; only then is more taken.
         opening: count of the times that it had to be opened again: what was read before then is not admitted any more.
-        cut_off: what is pending was in hand when a worker died.
-        deaths: seq → how many deaths an event was at work at, of those that are suspected.
+        suspects: what was in hand when a worker died.
         failures: how often in a row it could not be read.
         retry_at: when it may be tried again (monotonic seconds).
         looked_at: when every stream was last to be looked at (monotonic seconds).
@@ -88,8 +88,7 @@ class Partition:
         self.draining = False
         self.opened = False
         self.opening = 0
-        self.cut_off = not lease.clean
-        self.deaths: dict[int, int] = {}
+        self.suspects = Suspects(cut_off=not lease.clean)
         self.failures = 0
         self.retry_at = 0.0
         self.looked_at = time.monotonic()

@@ -1,15 +1,15 @@
 -- Give leases back; with a worker's hash first also its place among the workers.
 --
 -- KEYS: 1 control, 2 workers, then leases
--- ARGV: agent, worker, '1' to leave the workers, '1' when given back in order (nothing was cut off), generations
---   ('' for whatever the worker holds)
+-- ARGV: agent, worker, '1' to leave the workers; for each lease: its generation ('' for whatever the worker holds), '1'
+--   when it is given back in order (nothing pending was in hand when a worker died)
 -- Returns: count of leases given back
 local count = 0
 for i = 3, #KEYS do
   local held = redis.call('HMGET', KEYS[i], 'gen', 'owner')
-  local generation = ARGV[2 + i]
+  local generation, clean = ARGV[2 * i - 2], ARGV[2 * i - 1]
   if held[2] == ARGV[2] and (generation == '' or held[1] == generation) then
-    if ARGV[4] == '1' then
+    if clean == '1' then
       redis.call('HDEL', KEYS[i], 'owner', 'until', 'version', 'since')
     else
       redis.call('HSET', KEYS[i], 'until', '0')

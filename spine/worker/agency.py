@@ -354,6 +354,8 @@ class Agency:
         """A handler was cut off without fault of its own: its event is at its old place, or with another worker."""
         taken.interrupted = True
         self.not_alone(taken)
+        if taken.counted and self.is_ours(taken):
+            self.outcomes.uncount(taken)
         partition = self.partitions.get(taken.partition)
         if partition is not None and self.is_ours(taken) and not partition.draining and not self.stopping:
             self.hand.put_back(taken)

@@ -106,19 +106,29 @@ class Attempt:
             if agency.states.kept and not await self._fold():
                 return
             spec = self._spec = self._choose()
-            if spec is None or (taken.suspect and not await self._survived(spec)):
+            if spec is None or (taken.suspect and self._is_deadly(spec)):
                 return
             if not agency.limits.needed:
-                await self._handle(spec)
+                await self._begin(spec)
             elif not await agency.limits.enter(taken.event.seq, lambda: agency.may_begin(taken)):
                 agency.interrupted(taken)
             else:
                 try:
-                    await self._handle(spec)
+                    await self._begin(spec)
                 finally:
                     agency.limits.leave(taken.event.seq)
         except Exception as error:
             agency.put_off(taken, error)
+
+    async def _begin(self, spec: HandlerSpec) -> None:
+        """Handle the event, unless its time is over: the partition may be lost or on its way to another by now."""
+        agency, taken = self._agency, self.taken
+        if taken.suspect and not taken.counted and agency.may_begin(taken):
+            await agency.outcomes.count(taken)
+        if agency.may_begin(taken):
+            await self._handle(spec)
+        else:
+            agency.interrupted(taken)
 
     def _choose(self) -> HandlerSpec | None:
         """Return the handler; where there is none, or the event is not to be handled, that is what is committed."""
@@ -236,20 +246,15 @@ class Attempt:
             timers.append(loop.call_later(spec.timeout_s, running.cancel, "timeout"))
         return timers
 
-    async def _survived(self, spec: HandlerSpec) -> bool:
-        """Write down, before it runs, that an event that was in hand when a worker died is at work; or give it up.
+    def _is_deadly(self, spec: HandlerSpec) -> bool:
+        """Give up an event at which workers died too often.
 
         A first run of it goes side by side with others, so a death then proves little: it takes a second one, alone.
         """
-        taken, agency = self.taken, self._agency
-        if taken.counted:
-            return True
-        if taken.deaths >= max(spec.retry.kills, 2):
-            self._give_up(WorkerDied(f"its worker died {taken.deaths} times while it was at work"), taken.deaths)
+        deaths = self.taken.deaths
+        if deaths < max(spec.retry.kills, 2):
             return False
-        key = agency.server.keys.crashes(agency.name, taken.partition)
-        await agency.server.command("HSET", key, taken.event.seq, taken.deaths + 1)
-        taken.counted = True
+        self._give_up(WorkerDied(f"its worker died {deaths} times while it was at work"), deaths)
         return True
 
     def _cut_off(self, reason: Reason) -> None:

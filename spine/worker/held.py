@@ -105,6 +105,10 @@ class HeldKeys:
             found = self._writes[partition] = HoldWrites(self._server.keys, self._agent, partition)
         return found
 
+    def has_suspects(self, partition: int) -> bool:
+        """Tell whether the head of a waiting list that was not loaded yet may have been at work when a worker died."""
+        return any(held.suspect for held in self._keys.values() if held.partition == partition)
+
     async def load(self, partition: Partition, version: str) -> None:
         """Read the holds of a partition that is being opened; what is known here already is newer.
 
@@ -119,7 +123,8 @@ class HeldKeys:
             hold = decode_hold(raw[i + 1])
             if hold.reason == "reducer" and hold.version != version:
                 hold.until_ms = 0
-            held = self._keys[key] = HeldKey(hold, partition.number, suspect=partition.cut_off)
+            held = self._keys[key] = HeldKey(hold, partition.number)
+            held.suspect = partition.suspects.cut_off and hold.until_ms <= self._server.now_ms()
             self._arm(key, held)
 
     def hold(self, key: str, partition: int, hold: Hold) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,7 @@ class Intake:
     def drop(self, partition: Partition) -> None:
         """Forget what has not begun in a partition; it stays with the group."""
         partition.opening += 1
+        partition.suspects.drop(others=self._agency.held.has_suspects(partition.number))
         for taken in (*self._hand.drop_partition(partition.number), *self.stash.drop_partition(partition.number)):
             self._forget(taken)
         self._agency.held.drop_partition(partition.number)
@@ -235,12 +236,13 @@ class Intake:
         opening, agency = partition.opening, self._agency
         self._left_meanwhile = set()
         try:
-            if partition.cut_off:
-                partition.deaths = await self._deaths(partition)
             if not partition.opened:
+                await partition.suspects.load(agency.server, agency.name, partition.number)
                 await agency.held.load(partition, agency.version)
             reads = await partition.recover(agency.name)
-            taken = await self._decode_reads(reads, partition, partition.deaths if partition.cut_off else None)
+            taken = await self._decode_reads(reads, partition)
+            for one in taken:
+                partition.suspects.look_at(one, cut_off=partition.suspects.cut_off)
             await self._admit([(partition, opening, taken)])
         except LeaseLost:
             agency.lose(partition.lease)
@@ -249,16 +251,10 @@ class Intake:
         else:
             partition.failures = 0
             if partition.opening == opening:
-                partition.opened, partition.cut_off = True, False
+                partition.opened, partition.suspects.cut_off = True, False
                 self._set_bounds(partition)
         finally:
             self._left_meanwhile = None
-
-    async def _deaths(self, partition: Partition) -> dict[int, int]:
-        raw = await self._agency.server.command(
-            "HGETALL", self._agency.server.keys.crashes(self._agency.name, partition.number)
-        )
-        return {int(raw[i]): int(raw[i + 1]) for i in range(0, len(raw), 2)}
 
     # --- the topic list ---
 
@@ -299,10 +295,8 @@ class Intake:
 
     # --- what was taken ---
 
-    async def _decode_reads(
-        self, reads: Iterable[Read], partition: Partition, deaths: Mapping[int, int] | None = None
-    ) -> list[Taken]:
-        """Return what was read and not handled before. `deaths` is given for what was in hand when a worker died."""
+    async def _decode_reads(self, reads: Iterable[Read], partition: Partition) -> list[Taken]:
+        """Return what was read and not handled before."""
         taken: list[Taken] = []
         for read in reads:
             new = self._decode_all(read, partition)
@@ -313,9 +307,6 @@ class Intake:
                     self._agency.outcomes.acknowledge(one)
                     new.remove(one)
             taken += new
-        if deaths is not None:
-            for one in taken:
-                one.suspect, one.deaths = True, deaths.get(one.event.seq, 0)
         return taken
 
     async def _admit(self, brought: Sequence[tuple[Partition, int, list[Taken]]]) -> None:
@@ -424,9 +415,9 @@ class Intake:
         await self._agency.prepare(taken)
         if self._agency.held.get(key) is not held or partition.draining or held.loaded:
             return
-        if taken and held.suspect:
-            held.suspect, taken[0].suspect = False, True
-            taken[0].deaths = partition.deaths.get(taken[0].event.seq, 0)
+        if taken:
+            partition.suspects.look_at(taken[0], cut_off=held.suspect)
+            held.suspect = False
         held.loaded = len(taken)
         for each in taken:
             self._hand.add(each)

@@ -15,8 +15,6 @@ from spine.errors import InvalidInput, SpineError
 logger = logging.getLogger("spine")
 
 UNITS_S = {"s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
-SLOT_MS = 10_000
-RENEW_S = 3.0
 LOOK_EVERY_S = 0.2
 
 
@@ -34,17 +32,21 @@ def parse_rate(rate: str) -> tuple[float, int]:
 
 
 class Limits:
-    """Holds back the handlers of one agent as its limits ask."""
+    """Holds back the handlers of one agent as its limits ask.
+
+    A slot is taken for as long as its worker lives: no handler loses it by blocking the event loop, and none keeps it
+    after the death of its worker.
+    """
 
     def __init__(self, server: Server, agent: type[Agent[Any]], worker: str) -> None:
         self._server = server
         self._worker = worker
         self._interval: tuple[float, int] | None = parse_rate(agent.rate) if agent.rate else None
         self._limit = agent.concurrency
-        self._keys = [server.keys.rate(agent.name), server.keys.slots(agent.name)]
+        self._slots = server.keys.slots(agent.name)
+        self._keys = [server.keys.rate(agent.name), self._slots, server.keys.workers(agent.name)]
         self._turn = asyncio.Lock()
         self._inside: set[int] = set()
-        self._renewing: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[Any]] = set()
 
     @property
@@ -58,7 +60,7 @@ class Limits:
         `again` is for one that left while it waited for others: it starts nothing that the rate would have to allow.
         """
         interval, burst = (None if again else self._interval) or ("", 1)
-        args = [interval, burst, "" if self._limit is None else self._limit, self._member(seq), SLOT_MS]
+        args = [interval, burst, "" if self._limit is None else self._limit, self._member(seq)]
         async with self._turn:  # one asks for all: those behind it would only ask in vain
             while may_begin():
                 wait_ms = await self._server.run("enter", self._keys, args)
@@ -69,8 +71,6 @@ class Limits:
                 return False
         if self._limit is not None:
             self._inside.add(seq)
-            if self._renewing is None or self._renewing.done():
-                self._renewing = asyncio.create_task(self._renew(), name="spine-slots")
         return True
 
     def leave(self, seq: int) -> None:
@@ -82,10 +82,7 @@ class Limits:
             task.add_done_callback(self._leaving.discard)
 
     async def close(self) -> None:
-        """Stop renewing; give back what is held."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        """Wait until what was left is given back."""
         await asyncio.gather(*self._leaving, return_exceptions=True)
 
     def _member(self, seq: int) -> str:
@@ -93,12 +90,4 @@ class Limits:
 
     async def _remove(self, seq: int) -> None:
         with contextlib.suppress(SpineError):
-            await self._server.command("ZREM", self._keys[1], self._member(seq))
-
-    async def _renew(self) -> None:
-        while self._inside:
-            await asyncio.sleep(RENEW_S)
-            until = self._server.now_ms() + SLOT_MS
-            for seq in list(self._inside):
-                with contextlib.suppress(SpineError):
-                    await self._server.command("ZADD", self._keys[1], "XX", until, self._member(seq))
+            await self._server.command("SREM", self._slots, self._member(seq))

@@ -43,7 +43,6 @@ class Outcomes:
         self._committer.patience_s = PATIENCE_FOR_EVER_S
         self._committer.after_call = after_call
         self._in_flight: dict[int, int] = {}
-        self._changing_holds: dict[int, int] = {}
         self.passing = [0 for _ in LANES]
 
     async def close(self) -> None:
@@ -54,14 +53,26 @@ class Outcomes:
         """Return how many commits of a partition are on their way."""
         return self._in_flight.get(partition, 0)
 
-    def changes_holds(self, partition: int) -> bool:
-        """Tell whether a commit on its way holds a key of a partition: what the server says of holds is old."""
-        return bool(self._changing_holds.get(partition))
-
     async def write_now(self, taken: Taken, writes: tuple[Write, ...]) -> None:
         """Write at once, if the lease still holds."""
         lease = self._server.keys.lease(self._agency.name, taken.partition)
         await self._committer.commit(lease=lease, generation=taken.generation, writes=writes)
+
+    async def count(self, taken: Taken) -> None:
+        """Write down, before it runs, that an event is at work: should the worker die now, it may be the reason."""
+        await self.write_now(taken, (self._deaths(taken, taken.deaths + 1),))
+        taken.counted = True
+
+    def uncount(self, taken: Taken) -> None:
+        """An event was interrupted, and the worker lives: only earlier deaths count."""
+        taken.counted = False
+        self._submit(taken, Held(), (self._deaths(taken, taken.deaths),), self._uncounted)
+
+    def _deaths(self, taken: Taken, deaths: int) -> Write:
+        crashes = self._server.keys.crashes(self._agency.name, taken.partition)
+        if deaths:
+            return Write("HSET", crashes, "hash", (taken.event.seq, deaths))
+        return Write("HDEL", crashes, "hash", (taken.event.seq,))
 
     # --- the end of an event that was handled ---
 
@@ -78,8 +89,10 @@ class Outcomes:
         holds = self._holds(taken)
         extra: list[Write] = []
         if taken.suspect:
-            crashes = self._server.keys.crashes(self._agency.name, taken.partition)
-            extra.append(Write("HDEL", crashes, "hash", (taken.event.seq,)))
+            extra.append(self._deaths(taken, 0))
+            partition = self._agency.partitions.get(taken.partition)
+            if partition is not None:
+                partition.suspects.acquit(taken)
         if parks:
             hold = self.next_hold(taken)
             hold.until_ms, hold.reason = FOREVER, "parked"
@@ -93,6 +106,8 @@ class Outcomes:
         """The key of `taken` is held, the event at the head of its waiting list."""
         holds = self._holds(taken)
         keep = [holds.set(taken.order_key, hold)]
+        if taken.counted:
+            keep.append(self._deaths(taken, taken.deaths))
         held = self._held(taken)
         if taken.source == "pending":
             keep.append(holds.to_front(taken.order_key, taken.reference))
@@ -215,8 +230,6 @@ class Outcomes:
         done: tuple[str, str] | None = None,
     ) -> None:
         self._in_flight[taken.partition] = self.in_flight(taken.partition) + 1
-        if resolve != self._ended:
-            self._changing_holds[taken.partition] = self._changing_holds.get(taken.partition, 0) + 1
         self._committer.submit(
             Unit(
                 resolve=resolve,
@@ -251,6 +264,9 @@ class Outcomes:
         self.passing[unit.tag.lane] -= 1
         self._settled(unit, error, again=False)
 
+    def _uncounted(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+        self._in_flight[unit.tag.partition] -= 1
+
     def _settled(self, unit: Unit, error: BaseException | None, *, again: bool) -> bool:
         """Book the end of a commit: stored or refused for good (true), or tried `again`."""
         taken: Taken = unit.tag
@@ -262,8 +278,6 @@ class Outcomes:
             asyncio.get_running_loop().call_later(RETRY_COMMIT_S, self._committer.submit, unit)
             return False
         self._in_flight[taken.partition] -= 1
-        if unit.resolve != self._ended:
-            self._changing_holds[taken.partition] -= 1
         agency.intake.left(taken)
         partition = agency.partitions.get(taken.partition) if agency.is_ours(taken) else None
         if error is None or partition is None:

@@ -144,7 +144,8 @@ class Worker:
         for agency in self._agencies.values():
             await agency.close()
             with contextlib.suppress(SpineError, RedisError):
-                await self._leases.leave(agency.name)
+                held = agency.partitions.values()
+                await self._leases.leave(agency.name, [one.number for one in held if one.suspects.cut_off])
         await self._leases.close()
 
     async def __aenter__(self) -> Worker:
@@ -321,7 +322,7 @@ class Worker:
             elif agency.is_drained(number):
                 del self._draining_since[name, number]
                 try:
-                    await self._leases.release(partition.lease)
+                    await self._leases.release(partition.lease, clean=not partition.suspects.cut_off)
                 finally:  # if it was not released, it runs out
                     agency.gave_back(number)
             elif now - self._draining_since[name, number] > DRAIN_PATIENCE_S:
