@@ -24,11 +24,12 @@ from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from spine.client import Moment, Types
 from spine.client import Spine as AsyncSpine
+from spine.client import Types
 from spine.errors import SpineError, Unavailable
 from spine.events import Event
 from spine.log.subscriptions import Subscription as AsyncSubscription
+from spine.past import Moment
 from spine.timers import Scheduled as AsyncScheduled
 
 P = ParamSpec("P")

@@ -31,7 +31,7 @@ from spine.delivery.dead import DeadFilter, DeadLetters, Wanted
 from spine.delivery.leases import WorkerInfo, expire_worker, survey
 from spine.delivery.records import DeadLetter
 from spine.errors import InvalidInput
-from spine.events import Context, Draft, Durability, Event, Payload, Priority, to_ms
+from spine.events import Context, Draft, Durability, Event, Payload, Priority
 from spine.keys import partition_of
 from spine.log.drafts import Drafts, Prepared, check_limit
 from spine.log.feed import Feed
@@ -43,13 +43,12 @@ from spine.log.streams import Streams
 from spine.log.subscriptions import EventCallback, Subscription
 from spine.names import check_agent_name, check_key, check_name, check_pattern
 from spine.overview import AgentOverview, Lag, Overview
-from spine.past import Past
+from spine.past import Moment, Past
 from spine.requests import GATHER, Requests, new_request_id, stream_parts
 from spine.sessions import load_sessions, session_update
 from spine.timers import Scheduled, Timers, due_ms
 from spine.upcast import upcast_all
 
-Moment = int | datetime
 Types = str | Iterable[str]
 DEFAULT_NAMESPACE = "default"
 DEFAULT_CLIENT_NAME = "client"
@@ -354,8 +353,8 @@ class Spine(Past):
         """
         selection = _selection(types, key, correlation)
         head = await self.reader.head()
-        start = await self._seq_at(after)
-        end = head if until is None else min(head, await self._seq_at(until))
+        start = await self.seq_at(after)
+        end = head if until is None else min(head, await self.seq_at(until))
         gaps = Gaps(self.server, selection)
         await gaps.check(start)
         async with aclosing(self.reader.batches(selection, start, end)) as batches:
@@ -401,8 +400,8 @@ class Spine(Past):
             raise InvalidInput(f"limit must be at least 1, not {limit}")
         selection = _selection(types, key, correlation)
         head = await self.reader.head()
-        start = await self._seq_at(since)
-        end = head if until is None else min(head, await self._seq_at(until))
+        start = await self.seq_at(since)
+        end = head if until is None else min(head, await self.seq_at(until))
         found: list[Event[Any]] = []
         async with aclosing(self.reader.backward(selection, start, end)) as events:
             async for event in events:
@@ -482,17 +481,11 @@ class Spine(Past):
         return sorted(living, key=lambda worker: (worker.started_ms, worker.worker))
 
     async def _feed(self, selection: Selection, after: Moment | None) -> Feed:
-        start = await self.reader.head() if after is None else await self._seq_at(after)
+        start = await self.reader.head() if after is None else await self.seq_at(after)
         await Gaps(self.server, selection).check(start)
         feed = Feed(self.server, self.reader, self.listener, selection, start)
         await feed.start()
         return feed
-
-    async def _seq_at(self, moment: Moment) -> int:
-        """Return the seq that `moment` stands for: that of the last event stored before that time."""
-        if isinstance(moment, datetime):
-            return await self.reader.last_before(to_ms(moment))
-        return moment
 
 
 def _selection(types: Types, key: str | None, correlation: str | None) -> Selection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spine.connection import Server
 from spine.errors import InvalidInput
+from spine.events import to_ms
 from spine.export import export_lines
 from spine.fork import Fork, Forked
 from spine.log.reader import Reader
@@ -36,7 +38,11 @@ class Past:
         reader: Reader
         streams: Streams
 
-        async def _seq_at(self, moment: Moment) -> int: ...
+    async def seq_at(self, moment: Moment) -> int:
+        """Return the seq that a time stands for: all before it is up to that. A seq stays one."""
+        if isinstance(moment, datetime):
+            return await self.reader.last_before(to_ms(moment))
+        return moment
 
     async def reduce(self, kind: type[Reducing[StateT]], *, key: str | None = None, at: Moment | None = None) -> StateT:
         """Return the state of an agent or projection, folded from the log: now, or at a seq or time.
@@ -51,7 +57,7 @@ class Past:
         Raises `ReducerFailed`, or `ReplayGap` where events it needs were trimmed away.
         """
         travel = TimeTravel(self.server, self.reader, self.streams, kind)
-        until = PRESENT if at is None else await self._seq_at(at)
+        until = PRESENT if at is None else await self.seq_at(at)
         state: StateT = (await travel.cell(travel.checked(key), until)).state
         return state
 
@@ -65,8 +71,8 @@ class Past:
     ) -> AsyncGenerator[Step[StateT], None]:
         """Yield (event, state before, state after) for each event that an agent or projection folds, in seq order."""
         travel = TimeTravel(self.server, self.reader, self.streams, kind)
-        wanted, start = travel.checked(key), await self._seq_at(after)
-        end = PRESENT if until is None else await self._seq_at(until)
+        wanted, start = travel.checked(key), await self.seq_at(after)
+        end = PRESENT if until is None else await self.seq_at(until)
         async with aclosing(travel.steps(wanted, start, end)) as steps:
             async for step in steps:
                 yield step
@@ -77,7 +83,7 @@ class Past:
         """Keep the state at a seq or time (now where left out), so that a later look at it begins there."""
         travel = TimeTravel(self.server, self.reader, self.streams, kind)
         wanted = travel.checked(key)
-        cell = await travel.cell(wanted, PRESENT if at is None else await self._seq_at(at))
+        cell = await travel.cell(wanted, PRESENT if at is None else await self.seq_at(at))
         snapshots = Snapshots(self.server, kind.name, kind.version)
         await snapshots.keep(wanted, cell.seq, cell.encode())
         return next(one for one in await snapshots.find(wanted) if one.seq == cell.seq)
@@ -130,7 +136,7 @@ class Past:
             told: called with the count of events as it grows.
         """
         if until is not None:
-            target = await self._seq_at(until)
+            target = await self.seq_at(until)
         elif (rule := await read_retention(self.server)) is not None:
             target = await target_of(self.server, self.reader, rule)
         else:
@@ -166,7 +172,7 @@ class Past:
             begun = await fork.begun_at()
             moment = await self.reader.head() if begun is None else begun
         else:
-            moment = await self._seq_at(at)
+            moment = await self.seq_at(at)
         return await fork.run(moment, told)
 
     async def export(self, *, until: Moment | None = None) -> AsyncGenerator[bytes, None]:
@@ -179,7 +185,7 @@ class Past:
             until: a seq or time; now where left out.
         """
         head = await self.reader.head()
-        end = head if until is None else min(head, await self._seq_at(until))
+        end = head if until is None else min(head, await self.seq_at(until))
         async with aclosing(export_lines(self.server, self.reader, self.streams, end)) as lines:
             async for line in lines:
                 yield line
@@ -196,7 +202,12 @@ class Past:
     async def _name_of(self, kind: type[Reducing[Any]] | str) -> tuple[str, str]:
         if not isinstance(kind, str):
             return kind.name, kind.version
-        raw = await self.server.command("HGET", self.server.keys.agent(check_agent_name(kind)), "versions")
-        if raw is None:
-            raise InvalidInput(f"no agent or projection {kind!r} ever ran in this namespace")
-        return kind, raw.decode().split()[-1]
+        keys = self.server.keys
+        versions, projection = await self.server.commands(
+            ("HGET", keys.agent(check_agent_name(kind)), "versions"), ("HGET", keys.own(PROJECTIONS), kind)
+        )
+        if versions is not None:
+            return kind, versions.decode().split()[-1]
+        if projection is not None:
+            return kind, json.loads(projection)["version"]
+        raise InvalidInput(f"no agent or projection {kind!r} ever ran in this namespace")

@@ -1,4 +1,4 @@
-"""From ``module:Agent`` on a command line to the agent class, with an error that says which part failed."""
+"""From ``module:Agent`` on a command line to the agent or projection, with an error that says which part failed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Any
 
 from spine.agent import Agent
 from spine.errors import Misconfigured
+from spine.projection import Projection
+
+Kind = type[Agent[Any]] | type[Projection[Any]]
 
 
 class TargetError(Misconfigured):
     """The target cannot be imported; the message says which part of it failed and why."""
 
 
-def load(target: str, app_dir: Path) -> type[Agent[Any]]:
-    """Return the agent class that `target`, as in ``agents.scheduling:Scheduling``, names.
+def load(target: str, app_dir: Path) -> Kind:
+    """Return the class of an agent or projection that `target`, as in ``agents.scheduling:Scheduling``, names.
 
     Modules are looked for in `app_dir` first. Raises `TargetError`.
     """
@@ -30,11 +33,11 @@ def load(target: str, app_dir: Path) -> type[Agent[Any]]:
         raise TargetError(f"{target}: the directory {directory} does not exist (--app-dir)")
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    return _agent(target, _module(target, module_name, directory), attribute)
+    return _kind(target, _module(target, module_name, directory), attribute)
 
 
-def load_all(targets: list[str], app_dir: Path) -> list[type[Agent[Any]]]:
-    """Return the agent classes of `targets`. Raises `TargetError` for the first that cannot be had."""
+def load_all(targets: list[str], app_dir: Path) -> list[Kind]:
+    """Return the classes of `targets`. Raises `TargetError` for the first that cannot be had."""
     return [load(target, app_dir) for target in targets]
 
 
@@ -61,24 +64,24 @@ def _trace(error: Exception) -> str:
     return "".join(told.format()).rstrip()
 
 
-def _agent(target: str, module: Any, attribute: str) -> type[Agent[Any]]:
+def _kind(target: str, module: Any, attribute: str) -> Kind:
     found = getattr(module, attribute, None)
     if found is None:
-        raise TargetError(f"{target}: module {module.__name__!r} has no {attribute!r}; {_agents_in(module)}")
-    if not isinstance(found, type) or not issubclass(found, Agent):
+        raise TargetError(f"{target}: module {module.__name__!r} has no {attribute!r}; {_kinds_in(module)}")
+    if not isinstance(found, type) or not issubclass(found, Agent | Projection):
         kind = type(found).__name__
         raise TargetError(
-            f"{target}: {attribute!r} is no subclass of Agent (it is of type {kind}); {_agents_in(module)}"
+            f"{target}: {attribute!r} is no subclass of Agent or Projection (it is of type {kind}); {_kinds_in(module)}"
         )
     if not getattr(found, "name", ""):
         raise TargetError(f'{target}: {attribute} has no name; give it one: name = "{attribute.lower()}"')
     return found
 
 
-def _agents_in(module: Any) -> str:
+def _kinds_in(module: Any) -> str:
     names = [
         name
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Agent) and value.__module__ == module.__name__
+        if isinstance(value, type) and issubclass(value, Agent | Projection) and value.__module__ == module.__name__
     ]
     return f"agents there: {', '.join(names)}" if names else "no agent is defined there"

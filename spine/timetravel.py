@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Generic, cast
 
@@ -65,13 +65,16 @@ class TimeTravel(Generic[StateT]):
             raise InvalidInput(f"{self._kind.__name__} has a state for each key: give key=")
         return check_key(key)
 
-    async def cell(self, key: str, until: int = PRESENT, *, begin: str = "stored") -> Cell:
+    async def cell(
+        self, key: str, until: int = PRESENT, *, begin: str = "stored", told: Callable[[int], None] = lambda seq: None
+    ) -> Cell:
         """Return the state at seq `until`, folded on from the nearest stored one.
 
-        ``begin="0"`` takes no stored state. Raises `ReducerFailed`, or `ReplayGap` where events it needs are gone.
+        ``begin="0"`` takes no stored state; `told` is called with the seq as a global fold goes on. Raises
+        `ReducerFailed`, or `ReplayGap` where events it needs are gone.
         """
         if key == WHOLE:
-            return await self._global_cell(until, begin)
+            return await self._global_cell(until, begin, told)
         rebuilder = Rebuilder(self._server, self._reader, self._streams, self._kind)
         brought = (await rebuilder.bring({key: until}, begin=begin))[key]
         if brought.error is not None:
@@ -106,7 +109,7 @@ class TimeTravel(Generic[StateT]):
         partitions = range(self._server.partitions)
         return Selection(streams=frozenset((partition, number) for partition in partitions for number in numbers))
 
-    async def _global_cell(self, until: int, begin: str) -> Cell:
+    async def _global_cell(self, until: int, begin: str, told: Callable[[int], None]) -> Cell:
         cell = await self._stored_global(until) if begin == "stored" else Cell(self._kind.initial())
         floors = await self._server.command("HGETALL", self._server.keys.floors)
         floor = max((int(seq) for seq in floors[1::2]), default=0)
@@ -119,6 +122,7 @@ class TimeTravel(Generic[StateT]):
             async for events in batches:
                 for event in events:
                     cell.fold(self._kind, event)
+                told(cell.seq)
         return cell
 
     async def _stored_global(self, until: int) -> Cell:

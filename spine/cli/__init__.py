@@ -7,16 +7,19 @@ from collections.abc import Callable
 
 import typer
 
-from spine.cli import agents, dlq, namespace
+from spine.cli import agents, dlq, namespace, snapshots
 from spine.cli.agents import cancel, lag
 from spine.cli.catalog import catalog
+from spine.cli.copies import export, fork, import_
 from spine.cli.dev import dev
 from spine.cli.doctor import doctor
 from spine.cli.publish import publish
-from spine.cli.read import history, replay, tail
+from spine.cli.read import history, tail
+from spine.cli.replay import replay
 from spine.cli.request import request
 from spine.cli.run import run
 from spine.cli.trace import trace
+from spine.cli.trim import trim
 
 AGENTS = "Agents"
 LOG = "The log"
@@ -58,12 +61,17 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     (LOG, replay),
     (LOG, trace),
     (LOG, catalog),
+    (LOG, fork),
+    (LOG, export),
+    (LOG, import_),
+    (LOG, trim),
     (SERVER, doctor),
 )
 for panel, command in COMMANDS:
-    app.command(rich_help_panel=panel)(command)
+    app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
 app.add_typer(agents.app, name="agents", rich_help_panel=AGENTS)
 app.add_typer(dlq.app, name="dlq", rich_help_panel=AGENTS)
+app.add_typer(snapshots.app, name="snapshots", rich_help_panel=LOG)
 app.add_typer(namespace.app, name="namespace", rich_help_panel=SERVER)
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spine.cli.options import Format, Namespace, Output, Url
+from spine.cli.options import AppDir, Format, Namespace, Output, Url
 from spine.cli.output import Events, chosen, say
-from spine.cli.run import AppDir, Concurrency, Level, LogLevel, Start, load_agents
+from spine.cli.run import Concurrency, Level, LogLevel, Start, load_agents
 from spine.cli.running import execute, log_to_stderr
 from spine.cli.signals import ending
 
 if TYPE_CHECKING:
-    from spine.agent import Agent
     from spine.client import Spine
+    from spine.targets import Kind
 
 SHUTDOWN_TIMEOUT_S = 5.0
 
@@ -48,9 +48,7 @@ def dev(
     execute(work(), fast=True)
 
 
-async def _develop(
-    spine: Spine, agents: list[type[Agent[Any]]], concurrency: int | None, quiet: bool, output: Format
-) -> None:
+async def _develop(spine: Spine, agents: list[Kind], concurrency: int | None, quiet: bool, output: Format) -> None:
     from spine.connection import redacted
     from spine.worker import Worker
 

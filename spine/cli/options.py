@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, time, timedelta
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -62,6 +63,20 @@ def optional_moment(text: str | None) -> int | datetime | None:
     return None if text is None else moment(text)
 
 
+def keep_of(text: str) -> timedelta | int | Literal["forever"]:
+    """Return what `text` says is to be kept: an age (``30d``, ``1d12h``), the newest so many, or ``forever``."""
+    if text == "forever":
+        return "forever"
+    if text.isdecimal():
+        return int(text)
+    now = datetime.now().astimezone()
+    if not _ago.fullmatch(f"-{text}"):
+        raise typer.BadParameter(f"{text!r} is neither an age (30d, 12h), a number of events, nor forever")
+    since = moment(f"-{text}", now)
+    assert isinstance(since, datetime)
+    return now - since
+
+
 def split(values: list[str] | None) -> tuple[str, ...]:
     """Return the values of an option that may be given several times and hold several, joined by commas."""
     return tuple(part for value in values or () for part in value.split(",") if part)
@@ -82,12 +97,12 @@ Url = Annotated[
 Namespace = Annotated[
     str | None,
     typer.Option(
-        "--namespace", envvar="SPINE_NAMESPACE", help="Which namespace [default: default].", rich_help_panel=CONNECTION
+        "--namespace", envvar="SPINE_NAMESPACE", help="Which namespace (default: default).", rich_help_panel=CONNECTION
     ),
 ]
 Output = Annotated[
     Format | None,
-    typer.Option("--output", "-o", help="How data is written [default: table on a terminal, else ndjson]."),
+    typer.Option("--output", "-o", help="How data is written (default: table on a terminal, else ndjson)."),
 ]
 Types = Annotated[
     list[str] | None,
@@ -95,3 +110,4 @@ Types = Annotated[
 ]
 Key = Annotated[str | None, typer.Option("--key", "-k", help="Only this key.")]
 Correlation = Annotated[str | None, typer.Option("--correlation", help="Only this correlation.")]
+AppDir = Annotated[Path, typer.Option("--app-dir", help="Where modules are looked for first.")]

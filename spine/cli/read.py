@@ -1,8 +1,7 @@
-"""Reading the log: ``tail``, ``history`` and ``replay``."""
+"""Reading the log: ``tail`` and ``history``."""
 
 from __future__ import annotations
 
-import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,18 +22,18 @@ from spine.cli.options import (
     split,
 )
 from spine.cli.output import Events, chosen, say
-from spine.cli.progress import Progress
-from spine.cli.running import PATIENCE_S, execute
+from spine.cli.running import execute, opened
 
 if TYPE_CHECKING:
-    from spine.client import Moment, Spine
+    from spine.client import Spine
+    from spine.past import Moment
 
 
 def tail(
     types: Types = None,
     key: Key = None,
     correlation: Correlation = None,
-    after: Annotated[str | None, typer.Option(help=f"Start after this point: {MOMENT} [default: now].")] = None,
+    after: Annotated[str | None, typer.Option(help=f"Start after this point: {MOMENT} (default: now).")] = None,
     last: Annotated[int, typer.Option("--last", "-n", min=0, help="Show the newest N first.")] = 0,
     count: Annotated[int | None, typer.Option(min=1, help="End after N events.")] = None,
     output: Output = None,
@@ -50,7 +49,7 @@ def tail(
     start = optional_moment(after)
 
     async def run() -> None:
-        async with _spine(url, namespace) as spine:
+        async with opened(url, namespace) as spine:
             await _tail(spine, split(types), key, correlation, start, last, count, chosen(output))
 
     execute(run(), interrupted=DONE)
@@ -89,7 +88,7 @@ def history(
     key: Key = None,
     correlation: Correlation = None,
     since: Annotated[str, typer.Option(help=f"After this point: {MOMENT}.")] = "0",
-    until: Annotated[str | None, typer.Option(help=f"Up to this point: {MOMENT} [default: now].")] = None,
+    until: Annotated[str | None, typer.Option(help=f"Up to this point: {MOMENT} (default: now).")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most N events.")] = 50,
     output: Output = None,
     url: Url = None,
@@ -102,7 +101,7 @@ def history(
     start, end = moment(since), optional_moment(until)
 
     async def run() -> None:
-        async with _spine(url, namespace) as spine:
+        async with opened(url, namespace) as spine:
             found = await spine.history(
                 types=split(types), since=start, until=end, key=key, correlation=correlation, limit=limit + 1
             )
@@ -115,65 +114,3 @@ def history(
             say(f"there are older ones: --until {found[limit].seq}")
 
     execute(run())
-
-
-def replay(
-    types: Types = None,
-    key: Key = None,
-    correlation: Correlation = None,
-    after: Annotated[str, typer.Option(help=f"Start after this point: {MOMENT}.")] = "0",
-    until: Annotated[str | None, typer.Option(help=f"Up to this point: {MOMENT} [default: now].")] = None,
-    at: Annotated[str | None, typer.Option(help=f"The log as it was at this point: {MOMENT}.")] = None,
-    output: Output = None,
-    url: Url = None,
-    namespace: Namespace = None,
-) -> None:
-    """Read the log from its beginning, in the order of the numbers, in constant memory.
-
-    spine replay --key c-1 --at "2026-11-20 14:00"
-    """
-    if at is not None and until is not None:
-        raise typer.BadParameter("--at and --until exclude each other")
-    start, end = moment(after), optional_moment(at if until is None else until)
-
-    async def run() -> None:
-        async with _spine(url, namespace) as spine:
-            await _replay(spine, split(types), key, correlation, start, end, chosen(output))
-
-    execute(run())
-
-
-async def _replay(
-    spine: Spine,
-    types: tuple[str, ...],
-    key: str | None,
-    correlation: str | None,
-    after: Moment,
-    until: Moment | None,
-    output: Format,
-) -> None:
-    seq = first = after if isinstance(after, int) else 0
-    head = await spine.reader.head()
-    end = min(head, until) if isinstance(until, int) else head
-    quiet = sys.stdout.isatty()
-    with Events(output) as events, Progress("replaying", "events", total=end - first, quiet=quiet) as progress:
-        try:
-            stream = spine.replay(after=after, until=until, types=types, key=key, correlation=correlation)
-            async with aclosing(stream):
-                async for event in stream:
-                    events.write(event)
-                    seq = event.seq
-                    progress.advance(seq - first)
-            progress.advance(end - first)
-        except BrokenPipeError:
-            raise
-        except BaseException:
-            if seq > first:
-                say(f"stopped after seq {seq}; go on with --after {seq}")
-            raise
-
-
-def _spine(url: str | None, namespace: str | None) -> Spine:
-    from spine.client import Spine
-
-    return Spine(url, namespace=namespace, name="cli", patience_s=PATIENCE_S)

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spine.cli.exits import FAILED, NO_REDIS, NO_TARGET, USAGE
-from spine.cli.options import MOMENT, Format, Namespace, Output, Url, moment
+from spine.cli.options import MOMENT, AppDir, Format, Namespace, Output, Url, moment
 from spine.cli.output import chosen, fail, write_rows
 from spine.cli.running import execute, log_to_stderr
 from spine.cli.signals import ending
 
 if TYPE_CHECKING:
-    from spine.agent import Agent
     from spine.client import Spine
     from spine.supervisor import Ended
+    from spine.targets import Kind
 
 logger = logging.getLogger("spine")
 STARTS = ("present", "beginning")
@@ -39,7 +39,6 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-AppDir = Annotated[Path, typer.Option("--app-dir", help="Where modules are looked for first.")]
 Concurrency = Annotated[
     int | None, typer.Option("--concurrency", "-c", min=1, help="Handlers of one agent at once in one process.")
 ]
@@ -54,7 +53,7 @@ Level = Annotated[LogLevel, typer.Option("--log-level", help="What is told on st
 
 
 def run(
-    targets: Annotated[list[str], typer.Argument(metavar="MODULE:AGENT...", help="The agents.")],
+    targets: Annotated[list[str], typer.Argument(metavar="MODULE:AGENT...", help="The agents and projections.")],
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="How many processes.")] = 1,
     concurrency: Concurrency = None,
     app_dir: AppDir = Path(),
@@ -92,27 +91,28 @@ def run(
             fail(f"not all of what ran was finished within {shutdown_timeout:g} s; it is handled again", FAILED)
 
 
-def load_agents(targets: list[str], app_dir: Path, start: str | None) -> list[type[Agent[Any]]]:
-    """Return the agents of `targets`; where one cannot be imported the command ends with 3."""
+def load_agents(targets: list[str], app_dir: Path, start: str | None) -> list[Kind]:
+    """Return the agents and projections of `targets`; where one cannot be imported the command ends with 3."""
+    from spine.agent import Agent
     from spine.targets import TargetError, load_all
 
     begin: Any = start if start in (None, *STARTS) else moment(start or "")
     try:
-        agents = load_all(targets, app_dir)
+        kinds = load_all(targets, app_dir)
     except TargetError as error:
         fail(str(error), NO_TARGET)
-    for agent in agents:
-        if begin is not None:
-            agent.start = begin
-    return agents
+    for kind in kinds:
+        if begin is not None and issubclass(kind, Agent):
+            kind.start = begin
+    return kinds
 
 
-def show_agents(agents: list[type[Agent[Any]]], output: Format) -> None:
+def show_agents(agents: list[Kind], output: Format) -> None:
     """Write what `agents` are."""
     rows = [
         {
             "agent": agent.name,
-            "handles": [pattern for handler in agent.handlers for pattern in handler.patterns],
+            "handles": [pattern for handler in getattr(agent, "handlers", ()) for pattern in handler.patterns],
             "reduces": [pattern for reducer in agent.reducers for pattern in reducer.patterns],
             "version": str(agent.version),
         }
@@ -123,7 +123,7 @@ def show_agents(agents: list[type[Agent[Any]]], output: Format) -> None:
 
 async def serve(
     spine: Spine,
-    agents: list[type[Agent[Any]]],
+    agents: list[Kind],
     concurrency: int | None,
     shutdown_timeout_s: float,
     worker_id: str | None = None,

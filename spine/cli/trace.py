@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spine.cli.exits import DONE, FAILED, INTERRUPTED
 from spine.cli.options import Format, Namespace, Output, Url
 from spine.cli.output import Records, chosen, destination, fail, printable, stdout, to_json
-from spine.cli.running import PATIENCE_S, execute
+from spine.cli.running import execute, opened
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from spine.client import Spine
-    from spine.trace import Handled, Node, Trace
+    from spine.trace import Handled, Node, Trace, Tracer
 
 GOOD = frozenset({"done", "folded"})
+FOLLOWED = 500
+LOOK_EVERY_S = 0.3
 
 
 def trace(
     correlation: Annotated[str, typer.Argument(help="The correlation id, as events carry it.")],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="A sequence diagram in mermaid's language.")] = False,
+    diagram: Annotated[bool, typer.Option("--sequence", help="A sequence diagram.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until Ctrl-C.")] = False,
     output: Output = None,
     url: Url = None,
@@ -33,19 +38,21 @@ def trace(
 
     spine trace c-1 --mermaid > c-1.mmd
     """
-    from spine.client import Spine
-    from spine.trace import mermaid as diagram
-    from spine.trace import read
+    from rich.text import Text
 
-    if follow and (mermaid or output is Format.JSON):
+    from spine import trace as tracing
+
+    if diagram and mermaid:
+        raise typer.BadParameter("--sequence and --mermaid exclude each other")
+    if follow and (diagram or mermaid or output is Format.JSON):
         raise typer.BadParameter("--follow goes with a table or ndjson")
 
     async def run() -> Trace | None:
-        async with Spine(url, namespace=namespace, name="cli", patience_s=PATIENCE_S) as spine:
+        async with opened(url, namespace) as spine:
             if follow:
                 await _follow(spine, correlation, chosen(output))
                 return None
-            return await read(spine, correlation)
+            return await tracing.read(spine, correlation)
 
     found = execute(run(), interrupted=DONE if follow else INTERRUPTED)
     if found is None:
@@ -53,24 +60,63 @@ def trace(
     if not found.nodes:
         fail(f"no event has the correlation {correlation!r}", FAILED)
     if mermaid:
-        sys.stdout.write(diagram(found))
+        sys.stdout.write(tracing.mermaid(found))
+    elif diagram:
+        for line in tracing.sequence(found).splitlines():
+            stdout().print(Text(printable(line)), no_wrap=True, overflow="ellipsis", crop=True)
     else:
         _write(found, chosen(output))
 
 
 async def _follow(spine: Spine, correlation: str, output: Format) -> None:
+    """Show events as they come, and what became of them as soon as that is written down."""
     from spine.trace import Tracer
 
     tracer, console = Tracer(), stdout()
     with Records(output, live=True) as records:
-        async for event in spine.tail(correlation=correlation, after=0):
-            node = tracer.add(event)
+
+        def tell(record: dict[str, Any], line: Text, depth: int) -> None:
             if output is Format.NDJSON:
-                records.write(node.to_dict())
+                records.write(record)
             else:
-                line = _label(node)
-                line.pad_left(2 * node.depth)
+                line.pad_left(2 * depth)
                 console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+
+        async def events() -> None:
+            async for event in spine.tail(correlation=correlation, after=0):
+                node = tracer.add(event)
+                tell(node.to_dict(), _label(node), node.depth)
+
+        tasks = [asyncio.create_task(events()), asyncio.create_task(_outcomes(spine, tracer, tell))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _outcomes(spine: Spine, tracer: Tracer, tell: Callable[[dict[str, Any], Text, int], None]) -> None:
+    """Tell of every handling of the latest events, once each."""
+    import msgspec
+    from rich.text import Text
+
+    from spine.trace import add_handled
+
+    told: set[tuple[int, str]] = set()
+    while True:
+        nodes = list(tracer.nodes.values())[-FOLLOWED:]
+        await add_handled(spine, nodes)
+        for node in nodes:
+            for handled in node.handled:
+                if (node.event.seq, handled.agent) not in told:
+                    told.add((node.event.seq, handled.agent))
+                    record = {"seq": node.event.seq, **msgspec.structs.asdict(handled)}
+                    style = "" if handled.outcome in GOOD else "bold red"
+                    tell(record, Text(f"{node.event.seq}  {_outcome(handled)}", style=style), node.depth + 1)
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 def _write(trace: Trace, output: Format) -> None:

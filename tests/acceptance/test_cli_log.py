@@ -243,6 +243,10 @@ def test_a_trace_shows_causes(cli: Cli) -> None:
     diagram = cli("trace", "c-1", "--mermaid").out
     assert diagram.startswith("sequenceDiagram\n")
     assert ": 4 booked (+" in diagram
+    drawn = cli("trace", "c-1", "--sequence").out.splitlines()
+    assert drawn[0].split() == ["cli", "clerk", "log"]
+    assert [line.split("  ")[-1].split()[:2] for line in drawn[1:]][2] == ["4", "booked"]
+    assert cli("trace", "c-1", "--sequence", "--mermaid").code == 2
     missing = cli("trace", "nobody")
     assert (missing.code, missing.out) == (1, "")
     assert "no event has the correlation 'nobody'" in missing.err

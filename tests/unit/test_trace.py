@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spine.events import Context, Event, from_ms
-from spine.trace import Handled, build, mermaid
+from spine.trace import Handled, build, mermaid, sequence
 
 
 def event(seq: int, cause: int | None, source: str = "a", topic: str = "x.y") -> Event[Any]:
@@ -47,7 +47,7 @@ def test_arrows_go_to_whoever_acted() -> None:
         ],
     )
     trace.nodes[1].handled.append(
-        Handled(agent="book keeper;\n", worker="w", outcome="done", waited_ms=1, worked_ms=1.0, attempts=1)
+        Handled(agent="book keeper;\n", worker="w", outcome="dead", waited_ms=1, worked_ms=1.0, attempts=3)
     )
     lines = mermaid(trace).splitlines()
     assert lines == [
@@ -57,7 +57,7 @@ def test_arrows_go_to_whoever_acted() -> None:
         "    participant p2 as book_keeper__",
         "    participant p3 as clerk",
         "    p0->>p1: 1 x.y (+0 ms)",
-        "    p1->>p2: 2 x.y (+1 ms)",
+        "    p1->>p2: 2 x.y (+1 ms, waited 1 ms, worked 1 ms, attempt 3, dead)",
         "    p1->>p1: 2 x.y (+1 ms)",
         "    p1->>p3: 3 x.y (+2 ms)",
         "    p1-->>p0: 4 spine.replies (+3 ms)",
@@ -67,3 +67,18 @@ def test_arrows_go_to_whoever_acted() -> None:
 def test_nothing_is_a_trace_too() -> None:
     trace = build("c", [])
     assert (trace.duration_ms, list(trace.walk()), mermaid(trace)) == (0, [], "sequenceDiagram\n")
+
+
+def test_a_diagram_of_plain_characters_has_a_column_for_each_participant() -> None:
+    trace = build(
+        "c",
+        [event(1, None, "cli"), event(2, 1, "inquiry"), event(3, 2, "inquiry", "spine.replies"), event(4, 9, "cli")],
+    )
+    assert sequence(trace).splitlines() == [
+        "   cli    inquiry    log",
+        "    ├────────▶        │      1 x.y (+0 ms)",
+        "    │        ↻        │      2 x.y (+1 ms)",
+        "    │        ↻        │      3 spine.replies (+2 ms)",
+        "    ├─────────────────▶      4 x.y (+3 ms)",
+    ]
+    assert sequence(build("c", [])) == ""
