@@ -45,8 +45,7 @@ def document(types: Iterable[TypeListing], *, title: str, version: str = "1", ur
 
 def _server(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
-    host = parts.hostname or "localhost"
-    server = {"host": f"{host}:{parts.port}" if parts.port else host, "protocol": parts.scheme.partition("+")[0]}
+    server = {"host": parts.netloc.rpartition("@")[2] or "localhost", "protocol": parts.scheme.partition("+")[0]}
     if parts.path.strip("/"):
         server["pathname"] = parts.path
     return server
@@ -95,17 +94,23 @@ def _message(listing: TypeListing, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lifted(type: str, schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """Return `schema` with its definitions moved to `schemas`, each under the type's name."""
+    """Return `schema` with its definitions moved to `schemas`, each under the type's name.
+
+    A discriminator is the name of a property here, where pydantic writes an object with a mapping.
+    """
     definitions = schema.get("$defs", {})
     names = {f"#/$defs/{name}": f"{type}.{_not_allowed.sub('-', name)}" for name in definitions}
 
+    def keyword(key: str, item: Any) -> Any:
+        if key == "$ref" and isinstance(item, str):
+            return f"#/components/schemas/{names[item]}" if item in names else item
+        if key == "discriminator" and isinstance(item, dict) and isinstance(item.get("propertyName"), str):
+            return item["propertyName"]
+        return pointed(item)
+
     def pointed(value: Any) -> Any:
         if isinstance(value, dict):
-            return {
-                key: f"#/components/schemas/{names[item]}" if key == "$ref" and item in names else pointed(item)
-                for key, item in value.items()
-                if key != "$defs"
-            }
+            return {key: keyword(key, item) for key, item in value.items() if key != "$defs"}
         return [pointed(item) for item in value] if isinstance(value, list) else value
 
     for name, definition in definitions.items():
