@@ -1,4 +1,4 @@
-"""A buyer that asks many for a quote, and the dealers that give one; the test meets both in the middle."""
+"""Two that ask many for a quote, at once or as they come, and the dealers that give one; the test meets them all."""
 
 from typing import Any
 
@@ -14,7 +14,23 @@ class Buyer(Agent):
     async def buy(self, event: Event[Any], ctx: Handling) -> None:
         quotes = await ctx.fan_out("quote.wanted", [{"n": n} for n in range(20)], quorum=15, timeout=40)
         await meet(ctx, "buyer")
-        await ctx.publish("purchase.made", {"prices": [q["price"] for q in quotes.value], "partial": quotes.partial})
+        await ctx.publish("purchase.made", {"prices": [quote["price"] for quote in quotes.value]})
+
+
+class Collector(Agent):
+    """Takes the quotes as they come, and meets the test with some of them in hand."""
+
+    name = "collector"
+
+    @on("purchase.wanted")
+    async def collect(self, event: Event[Any], ctx: Handling) -> None:
+        prices: list[int] = []
+        stream = ctx.fan_out_stream("quote.wanted", [{"n": n} for n in range(20)], quorum=15, timeout=40)
+        async for answer in stream:
+            prices.append(answer.payload["price"])
+            if len(prices) == 5:
+                await meet(ctx, "collector")
+        await ctx.publish("purchase.made", {"prices": prices})
 
 
 class Dealer(Agent):

@@ -28,6 +28,17 @@ class Expert(Agent):
         await ctx.reply({"by": ctx.agent})
 
 
+class Opener(Agent):
+    """Hands over to a whole sequence."""
+
+    name = "opener"
+
+    @on("trip.asked")
+    async def open(self, event: Event[Any], ctx: Handling) -> None:
+        await ctx.handoff(TRIP, type="trip.wanted", reason="a trip")
+        await meet(ctx, "opener")
+
+
 class Step(Agent):
     """What the three agents of the trip have in common."""
 

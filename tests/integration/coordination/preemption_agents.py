@@ -6,7 +6,7 @@ from typing import Any
 
 from meeting import meet
 
-from spine import Agent, Event, Handling, on
+from spine import Agent, Event, Handling, Priority, on
 
 WORK_S = 0.02
 
@@ -71,3 +71,14 @@ class Report(Agent):
     async def alarm(self, event: Event[Any], ctx: Handling) -> None:
         await meet(ctx, "alarm")
         await ctx.publish("alarm.heard", {})
+
+
+class Watch(Agent):
+    """Raises the alarm, and meets the test before that is stored."""
+
+    name = "watch"
+
+    @on("smoke.seen")
+    async def look(self, event: Event[Any], ctx: Handling) -> None:
+        await ctx.publish("alarm.raised", {}, priority=Priority.URGENT)
+        await meet(ctx, "watch")

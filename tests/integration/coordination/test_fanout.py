@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
-from seen_events import events_of, nothing_left_to_do, wait_for_events
-from worker_processes import Processes, Serve
+from seen_events import events_of
+from worker_processes import Serve
 
-from spine import Agent, Context, Event, Handling, NoHandler, Retry, Spine, on
+from spine import Agent, Event, Handling, NoHandler, Retry, Spine, on
 from spine.coordination.answers import best
-from spine.testing.waiting import wait_until
 
 
 class Dealer(Agent):
@@ -242,111 +240,3 @@ async def test_a_retry_after_a_time_out_asks_anew(spine: Spine, serve: Serve) ->
     await serve(Sleepy, Impatient)
     reply = await spine.request("nap.ended", {}, timeout=20)
     assert reply.payload == {"attempt": 2}
-
-
-async def test_initiator_killed_while_it_waits(spine: Spine, processes: Processes, raw: Any) -> None:
-    await processes.start("fanout_agents", "Dealer")
-    buyer = await processes.start("fanout_agents", "Buyer")
-    await processes.let_pass("buyer")
-    await spine.publish("purchase.wanted", {})
-    await processes.reached("dealer", 10)
-    await buyer.kill()
-    await processes.let_pass("dealer")
-    await processes.start("fanout_agents", "Buyer")
-    await ends_once(spine, raw)
-
-
-async def test_initiator_killed_with_the_answers_in_hand(spine: Spine, processes: Processes, raw: Any) -> None:
-    await processes.let_pass("dealer")
-    await processes.start("fanout_agents", "Dealer")
-    buyer = await processes.start("fanout_agents", "Buyer")
-    await spine.publish("purchase.wanted", {})
-    await processes.reached("buyer")
-    await buyer.kill()
-    await processes.let_pass("buyer")
-    await processes.start("fanout_agents", "Buyer")
-    await ends_once(spine, raw)
-
-
-async def test_participant_killed(spine: Spine, processes: Processes, raw: Any) -> None:
-    await processes.let_pass("buyer")
-    dealer = await processes.start("fanout_agents", "Dealer")
-    await processes.start("fanout_agents", "Buyer")
-    await spine.publish("purchase.wanted", {})
-    await processes.reached("dealer", 10)
-    await dealer.kill()
-    await processes.let_pass("dealer")
-    await processes.start("fanout_agents", "Dealer")
-    await ends_once(spine, raw)
-
-
-async def test_both_late(spine: Spine, processes: Processes, raw: Any) -> None:
-    for place in ("buyer", "dealer"):
-        await processes.let_pass(place)
-    both = await processes.start("fanout_agents", "Buyer", "Dealer")
-    await both.kill()
-    await spine.publish("purchase.wanted", {})
-    await processes.start("fanout_agents", "Buyer")
-    await wait_for_events(spine, 20, "quote.wanted")
-    await processes.start("fanout_agents", "Dealer")
-    await ends_once(spine, raw)
-
-
-async def ends_once(spine: Spine, raw: Any) -> None:
-    (made,) = await wait_for_events(spine, 1, "purchase.made")
-    await nothing_left_to_do(spine, raw)
-    assert len(made.payload["prices"]) >= 15
-    assert not made.payload["partial"]
-    assert len(await events_of(spine, "purchase.made")) == 1
-    assert sorted(event.payload["n"] for event in await events_of(spine, "quote.wanted")) == list(range(20))
-    assert sorted(event.payload["n"] for event in await events_of(spine, "quote.made")) == list(range(20))
-
-
-class Spread(Agent):
-    name = "spread"
-
-    @on("load.wanted")
-    async def ask(self, event: Event[Any], ctx: Handling) -> None:
-        answers = await ctx.fan_out("quote.wanted", items(20), timeout=event.payload["timeout"])
-        await ctx.reply({"answers": len(answers), "partial": answers.partial})
-
-
-@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.soak)])
-async def test_many_fan_outs_at_once(spine: Spine, serve: Serve, count: int) -> None:
-    await serve(Dealer)
-    await serve(Spread)
-    began = time.monotonic()
-    replies = await asyncio.gather(*(spine.request("load.wanted", {"timeout": 90}, timeout=100) for _ in range(count)))
-    print(f"{count} fan-outs of 20 at once: {time.monotonic() - began:.2f} s")
-    assert [reply.payload for reply in replies] == [{"answers": 20, "partial": False}] * count
-    assert len(await events_of(spine, "quote.wanted")) == 20 * count
-
-
-LOG = ("log:", "key:", "corr:", "bell:", "done:", "agent:", "workers:", "lease:", "prod:", "inbox:")
-LOG_ALONE = ("meta", "epochs", "seq", "clock", "streams", "control", "agents", "handlers")
-
-
-@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
-async def test_nothing_stays_but_the_log(
-    spine: Spine, serve: Serve, raw: Any, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    monkeypatch.setattr("spine.requests.REPLY_TTL_MS", 500)
-    await serve(Dealer)
-    await serve(Spread)
-    side_by_side = asyncio.Semaphore(50)
-
-    async def one(place: int) -> None:
-        async with side_by_side:
-            await spine.request("load.wanted", {"timeout": 5}, timeout=10, context=Context(session_id=f"s-{place}"))
-
-    await asyncio.gather(*(one(place) for place in range(count)))
-    prefix = spine.server.keys.prefix
-
-    async def leftovers() -> list[str]:
-        keys = [key.decode().removeprefix(prefix) async for key in raw.scan_iter(match=f"{prefix}*", count=10_000)]
-        return [key for key in keys if not key.startswith(LOG) and key not in LOG_ALONE]
-
-    async def nothing_left() -> bool:
-        return not await leftovers()
-
-    await wait_until(nothing_left, 60, "the replies' end")

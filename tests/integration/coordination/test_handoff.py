@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from handoff_agents import TRIP
 from seen_events import events_of, nothing_left_to_do, wait_for_events
 from worker_processes import Processes, Serve
 
@@ -19,7 +18,6 @@ from spine import (
     NoHandler,
     RequestFailed,
     Retry,
-    Sequence,
     Spine,
     on,
 )
@@ -66,7 +64,7 @@ async def test_the_whole_context_goes_along(spine: Spine, serve: Serve) -> None:
     assert solved.context.handoffs == ()
 
 
-async def test_initiator_killed_after_it_handed_over(spine: Spine, processes: Processes, raw: Any) -> None:
+async def test_initiator_killed_before_its_commit(spine: Spine, processes: Processes, raw: Any) -> None:
     await processes.start("handoff_agents", "Expert")
     await processes.let_pass("expert")
     desk = await processes.start("handoff_agents", "Desk")
@@ -80,6 +78,20 @@ async def test_initiator_killed_after_it_handed_over(spine: Spine, processes: Pr
     await nothing_left_to_do(spine, raw)
     assert [event.topic for event in await events_of(spine, "case.referred")] == ["@expert"]
     assert len(await events_of(spine, "case.solved")) == 1
+
+
+async def test_initiator_killed_for_good_when_it_has_handed_over(spine: Spine, processes: Processes, raw: Any) -> None:
+    await processes.let_pass("desk")
+    await processes.start("handoff_agents", "Expert")
+    desk = await processes.start("handoff_agents", "Desk")
+    answering = asyncio.create_task(spine.request("case.opened", {"case": 7}, timeout=30))
+    await processes.reached("expert")
+    await desk.kill()
+    await processes.let_pass("expert")
+    assert (await answering).payload == {"by": "expert"}
+    await processes.start("handoff_agents", "Desk")
+    await nothing_left_to_do(spine, raw)
+    assert len(await events_of(spine, "case.referred")) == len(await events_of(spine, "case.solved")) == 1
 
 
 async def test_participant_killed_with_the_work_in_hand(spine: Spine, processes: Processes, raw: Any) -> None:
@@ -108,52 +120,6 @@ async def test_both_late(spine: Spine, processes: Processes, raw: Any) -> None:
     assert (await answering).payload == {"by": "expert"}
     await nothing_left_to_do(spine, raw)
     assert len(await events_of(spine, "case.solved")) == 1
-
-
-async def test_a_sequence_ends_once_whichever_agent_is_killed(spine: Spine, processes: Processes, raw: Any) -> None:
-    agents = {"gather": "Gather", "book": "Book", "confirm": "Confirm"}
-    running = {name: await processes.start("handoff_agents", agent) for name, agent in agents.items()}
-    answering = asyncio.create_task(TRIP.request(spine, "trip.wanted", {"seen": []}, timeout=60))
-    for name, agent in agents.items():
-        await processes.reached(name)
-        await running[name].kill()
-        await processes.let_pass(name)
-        await processes.start("handoff_agents", agent)
-    assert (await answering).payload == {"seen": ["gather", "book", "confirm"]}
-    await nothing_left_to_do(spine, raw)
-    assert [event.payload["by"] for event in await events_of(spine, "trip.step")] == ["gather", "book", "confirm"]
-    (ended,) = await events_of(spine, "trip.done")
-    assert ended.payload == {"seen": ["gather", "book", "confirm"]}
-    assert [hop.to for hop in ended.context.handoffs] == ["book", "confirm", ""]
-
-
-class Checker(Agent):
-    name = "checker"
-
-    @on("form.sent")
-    async def check(self, event: Event[Any], ctx: Handling) -> None:
-        complete = event.payload["complete"]
-        await ctx.done({"complete": complete}, stop=not complete, reason="" if complete else "fields are missing")
-
-
-class Clerk(Agent):
-    name = "clerk"
-
-    @on("form.sent")
-    async def file(self, event: Event[Any], ctx: Handling) -> None:
-        await ctx.done({"filed": True})
-
-
-async def test_a_sequence_can_stop_early(spine: Spine, serve: Serve) -> None:
-    await serve(Checker, Clerk)
-    forms = Sequence("checker", "clerk", then="form.settled")
-    answer = await forms.request(spine, "form.sent", {"complete": True}, timeout=10)
-    assert answer.payload == {"filed": True}
-    answer = await forms.request(spine, "form.sent", {"complete": False}, timeout=10)
-    assert answer.payload == {"complete": False}
-    settled = await events_of(spine, "form.settled")
-    assert [event.payload for event in settled] == [{"filed": True}, {"complete": False}]
-    assert settled[1].context.handoffs[-1].reason == "fields are missing"
 
 
 class Ping(Agent):

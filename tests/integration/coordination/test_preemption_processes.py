@@ -33,17 +33,23 @@ async def test_the_worker_is_killed_after_something_gave_way(spine: Spine, proce
     assert [len(await events_of(spine, type)) for type in ("report.done", "alarm.heard", "figures.bought")] == [1, 1, 1]
 
 
-async def test_whoever_asked_in_a_hurry_is_gone(spine: Spine, connect: Any, processes: Processes, raw: Any) -> None:
+async def test_whoever_is_in_a_hurry_is_killed(spine: Spine, processes: Processes, raw: Any) -> None:
     await processes.start("preemption_agents", "Report", slots=1)
     await spine.publish("report.wanted", {}, key="k")
     await processes.reached("report")
-    hasty = await connect(name="hasty")
-    await hasty.publish("alarm.raised", {}, key="other", priority=URGENT)
-    await hasty.close()
+    watch = await processes.start("preemption_agents", "Watch")
+    await spine.publish("smoke.seen", {}, key="other")
+    await processes.reached("watch")
+    await watch.kill()
+    assert await events_of(spine, "alarm.raised") == []
+    await processes.let_pass("watch")
+    watch = await processes.start("preemption_agents", "Watch")
     await processes.reached("alarm")
+    await watch.kill()
     for place in ("report", "alarm"):
         await processes.let_pass(place)
     await wait_for_events(spine, 1, "report.done")
+    await processes.start("preemption_agents", "Watch")
     await nothing_left_to_do(spine, raw)
     assert [len(await events_of(spine, type)) for type in ("report.done", "alarm.heard", "figures.bought")] == [1, 1, 1]
 
