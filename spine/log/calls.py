@@ -29,8 +29,10 @@ class ScriptCall:
         self._by_key: dict[str, int] = {}
         self._by_correlation: dict[str, int] = {}
         self._stream_places: dict[tuple[int, int, str], int] = {}
-        self.stream_names: list[str] = []
-        self._stream_args: list[Argument] = []
+        self._bells: dict[int, int] = {}
+        self._stream_names: list[str] = []
+        self._stream_heads: list[int] = []
+        self._unknown: list[Argument] = []
 
     def place(self, key: str) -> int:
         """Return the place of `key` among KEYS."""
@@ -67,12 +69,20 @@ class ScriptCall:
 
     def _add_stream(self, partition: int, lane: int, topic: str) -> int:
         name = stream_name(lane, topic)
-        number = self._streams.number(lane, topic)
-        key = self.place(self._keys.log(partition, lane, topic))
-        bell = self.place(self._keys.bell(partition))
-        self._stream_args += (key, name, "" if number is None else number, bell, partition)
-        self.stream_names.append(name)
-        place = self._stream_places[partition, lane, topic] = len(self.stream_names)
+        number = self._streams.number_of(name)
+        if number is None:
+            number = 0
+            self._unknown.append(name)
+        self.keys.append(self._keys.log(partition, lane, topic))
+        self._stream_heads += (len(self.keys), self._bell(partition), partition, number >> 16, number & 0xFFFF)
+        self._stream_names.append(name)
+        place = self._stream_places[partition, lane, topic] = len(self._stream_names)
+        return place
+
+    def _bell(self, partition: int) -> int:
+        place = self._bells.get(partition)
+        if place is None:
+            place = self._bells[partition] = self.place(self._keys.bell(partition))
         return place
 
     def writes(self, writes: Iterable[Write]) -> list[Argument]:
@@ -87,7 +97,8 @@ class ScriptCall:
 
     def streams_args(self) -> list[Argument]:
         """Return the arguments that describe the streams touched, their count first."""
-        return [len(self.stream_names), *self._stream_args]
+        heads = struct.pack(f">{len(self._stream_heads)}H", *self._stream_heads)
+        return [len(self._stream_names), heads, *self._unknown]
 
     def learn(self, registered: str) -> None:
         """Take over the numbers that the script gave to streams unknown here (``place=number,…`` or ``-``)."""
@@ -95,4 +106,4 @@ class ScriptCall:
             return
         for pair in registered.split(","):
             place, number = pair.split("=")
-            self._streams.learn(self.stream_names[int(place) - 1], int(number))
+            self._streams.learn(self._stream_names[int(place) - 1], int(number))

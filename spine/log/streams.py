@@ -53,7 +53,11 @@ class Streams:
 
     def number(self, lane: int, topic: str) -> int | None:
         """Return the number of a stream, ``None`` where it is not known here."""
-        found = self._by_name.get(f"{int(lane)}/{topic}")
+        return self.number_of(stream_name(lane, topic))
+
+    def number_of(self, name: str) -> int | None:
+        """Return the number of the stream that `stream_name` calls so, ``None`` where it is not known here."""
+        found = self._by_name.get(name)
         return None if found is None else found.number
 
     def learn(self, name: str, number: int) -> None:

@@ -51,11 +51,18 @@ local function remember_batch(batch, ttl, reply)
   redis.call('SET', KEYS[5], batch .. ' ' .. reply, 'PX', ttl)
 end
 
--- {key, name, sid, bell, partition} for each stream that the events go to.
+-- {key, bell, partition, sid, name} for each stream that the events go to. Two bytes each: the places of its key and of
+-- its bell, its partition; then four of its number, 0 where the client does not know it: its name follows. Numbers are
+-- kept as text, as they are written into many entries.
 local function read_streams()
-  local streams = {}
-  for i = 1, num() do
-    streams[i] = { key = KEYS[num()], name = arg(), sid = arg(), bell = KEYS[num()], partition = arg() }
+  local streams, count, heads = {}, num(), arg()
+  for i = 1, count do
+    local a, b, c, d, e, f, g, h, j, k = byte(heads, i * 10 - 9, i * 10)
+    local number = ((g * 256 + h) * 256 + j) * 256 + k
+    streams[i] = {
+      key = KEYS[a * 256 + b], bell = KEYS[c * 256 + d], partition = format('%d', e * 256 + f),
+      sid = number > 0 and format('%d', number), name = number == 0 and arg(),
+    }
   end
   return streams
 end
@@ -64,7 +71,7 @@ end
 local function register(streams)
   local told = {}
   for i, stream in ipairs(streams) do
-    if stream.sid == '' then
+    if not stream.sid then
       stream.sid = redis.call('HGET', KEYS[4], stream.name)
       if not stream.sid then
         stream.sid = string.format('%d', redis.call('HLEN', KEYS[4]) + 1)

@@ -3,7 +3,7 @@
 --
 -- KEYS: 1 meta, 2 seq, 3 clock, 4 streams, 5 producer; then streams, bells, index lists, dedupe keys, keys of writes.
 -- ARGV: epoch, batch number, TTL of the batch's memory in ms;
---   n streams, each: place of its key, `lane/topic`, its number or '', place of its bell, partition;
+--   the streams (see read_streams);
 --   n events: the places of all, six bytes each (see places), then the data of each;
 --   n dedupe keys, each: which event, place of its key, window in ms;
 --   n writes (see read_op).

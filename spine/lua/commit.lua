@@ -4,7 +4,7 @@
 --
 -- KEYS: 1 meta, 2 seq, 3 clock, 4 streams, 5 producer; then what the arguments name by place.
 -- ARGV: epoch, batch number, TTL of the batch's memory in ms;
---   n streams, each: place of its key, `lane/topic`, its number or '', place of its bell, partition;
+--   the streams (see read_streams);
 --   n events of all units: the places of all, six bytes each (see places), then the data of each;
 --   n scopes, each: place of a lease or 0, its generation, consumer group;
 --   n commands, each: the command, the type that its key must have;
