@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -26,7 +26,7 @@ from spine.bus.types import PREDEFINED, Data, EventTypeName, type_name, type_nam
 from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType, Strictness
 from spine.client import Spine
-from spine.errors import InvalidInput, MissingResponse
+from spine.errors import InvalidInput, LateResponse, MissingResponse
 from spine.events import Context, Event, Priority, to_ms
 from spine.log.drafts import Drafts
 from spine.log.reader import Selection
@@ -364,10 +364,10 @@ class AgentEventBus:
             result = subscription.callback(EventData.of(event))
             if inspect.isawaitable(result):
                 result = await result
-            if asked and isinstance(result, Mapping | BaseModel):
-                await self._responder.respond(event, result)
-            elif asked and result is not None:
-                self._responder.refuse(event, result)
+            if asked:
+                await self._responder.take(event, result)
+        except LateResponse as late:  # counted where it was refused
+            logger.info("callback of %s: %s", subscription.event_type, late)
         except Exception as error:
             name = subscription.event_type
             logger.exception("callback of %s failed on event %d (%s)", name, event.seq, event.type)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
+
+from pydantic import BaseModel
 
 from spine.bus.messages import EventId, ResponseData, seq_of
 from spine.bus.shared import Shared, child_context
@@ -87,8 +90,17 @@ class Responder:
         except SpineError as refused:
             logger.warning("the caller of event %d is not told of the failure: %s", request.seq, refused)
 
-    def refuse(self, request: Event[Any], returned: Any) -> None:
-        """Note that a callback returned something that is no response; the caller goes on waiting."""
+    async def take(self, request: Event[Any], returned: Any) -> None:
+        """Respond with what a callback returned. What is no response is noted; the caller goes on waiting."""
+        if isinstance(returned, Mapping | BaseModel):
+            try:
+                await self.respond(request, returned)
+            except LateResponse as late:
+                logger.info("what a callback returned is not needed: %s", late)
+        elif returned is not None:
+            self._refuse(request, returned)
+
+    def _refuse(self, request: Event[Any], returned: Any) -> None:
         kind = type(returned).__name__
         error = InvalidPayload(f"a callback returned a {kind}: a response is a dict or a pydantic model")
         self._shared.failed("invalid_response", request.type, str(request.seq), error)

@@ -178,6 +178,19 @@ async def test_a_callback_that_returns_no_response_is_told_so(bus: AgentEventBus
     assert bus.metrics().errors["invalid_response"] == 1
 
 
+async def test_a_late_response_is_no_failure_of_the_callback(bus: AgentEventBus, spine: Spine) -> None:
+    async def respond(event: EventData) -> None:
+        await bus.respond(event, {"by": "respond"})
+
+    await bus.subscribe("step", lambda event: {"by": "return"})
+    await bus.subscribe("step", lambda event: {"by": "return"})
+    await bus.subscribe("step", respond)
+    for _ in range(10):
+        assert (await bus.emit_and_wait("step", {}, 10)).response["by"] in ("return", "respond")
+    await wait_until(lambda: bus.metrics().errors == {"late_response": 20})
+    assert len(await spine.history(types="step.reply")) == 10
+
+
 async def test_a_long_error_is_kept_shortened(bus: AgentEventBus) -> None:
     def failing(event: EventData) -> None:
         raise ValueError("x" * 1_000_000)
