@@ -115,13 +115,16 @@ class Asking(Handled):
         with what there is after ``timeout`` seconds (hours or days, if need be), exactly once. Options as for
         `fan_out`, but for ``first``, which is ``True`` or nothing. May be awaited.
 
-        With `hand_over` whoever handles the result answers the request that is being handled now.
+        With `hand_over` whoever handles the result answers the request that is being handled now, and goes on with
+        the sequence that it is part of.
         """
         chosen = Options(**options)
         asked = questions(type, items, chosen, base=self.received.key)
         context = self.child_context
         if hand_over:
-            context = context.replace(reply_to=self.give_away_reply(), waiting=self.received.context.waiting)
+            received = self.received.context
+            reply_to = self.give_away_reply()
+            context = context.replace(reply_to=reply_to, waiting=received.waiting, sequence=received.sequence)
         started = Gather(self._host.drafts, asked, then, context, self.received.key, chosen, self.agent)
         prepared, writes = started.prepare(self.child_context, self._host.server.now_ms())
         self.events += prepared

@@ -157,14 +157,18 @@ class Handled:
         return f"{name}/{count}"
 
     def give_away_reply(self) -> ReplyTo | None:
-        """Return where the answer goes, ``None`` when nobody waits; whoever takes it is the one who answers."""
-        if self.received.context.reply_to is not None and self.replied:
+        """Return where the answer goes, ``None`` when nobody waits; whoever takes it is the one who goes on.
+
+        Raises `InvalidInput` the second time, where somebody waits or the work is part of a sequence.
+        """
+        context = self.received.context
+        if self.replied and (context.reply_to is not None or context.sequence is not None):
             raise InvalidInput(
-                "the request is answered or handed over already: one agent answers it, once. Use ctx.stream(...) for "
-                "parts, ctx.publish(..., to=...) for what needs no answer."
+                "the work is answered, done or handed over already: one agent goes on with it, once. Use "
+                "ctx.stream(...) for parts, ctx.publish(..., to=...) for what needs no answer."
             )
         self.replied = True
-        return self.received.context.reply_to
+        return context.reply_to
 
     async def check_addressees(self) -> None:
         """Raise `NoHandler` when what was handed over or asked concerns nobody."""

@@ -103,7 +103,8 @@ class Handling(Asking):
     ) -> Done:
         """Hand the work over, with the commit, to the inbox of an agent (or to a `Sequence` of them). May be awaited.
 
-        Context, key, deadline and whoever waits for an answer go along; type and payload stay where none is given.
+        Context, key, deadline, whoever waits for an answer and the sequence that it is part of go along; type and
+        payload stay where none is given.
 
         Raises `HandoffLoop` when this agent was handed this very work before, `HandoffLimit` after `limit` hands,
         `RequestCycle` when it is the one who waits. With no such agent the handler fails with `NoHandler`.
@@ -117,6 +118,7 @@ class Handling(Asking):
         """Say that this agent's part is done: the work goes to the next of its `Sequence`. May be awaited.
 
         The last one's `payload`, and that of one who says ``stop=True``, answers whoever asked and ends the sequence.
+        A part is done once: a second time raises `InvalidInput`.
         """
         done(self, payload, type=type, stop=stop, reason=reason)
         return DONE
@@ -132,9 +134,8 @@ class Handling(Asking):
 
     def reply(self, payload: Payload | None = None) -> Done:
         """Answer the request with the commit; does nothing when the event is no request."""
-        if self._taken.event.context.reply_to is None:
+        if self.give_away_reply() is None:
             return DONE
-        self.give_away_reply()
         event_type = f"{self._taken.event.type}.reply"
         prepared, write = answer(
             self._host.drafts,

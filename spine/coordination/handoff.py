@@ -82,7 +82,7 @@ def hand_off(
     limit: int = HOPS,
 ) -> None:
     """Collect the event that hands the work of `handling` over; see `Handling.handoff`."""
-    agent, rest = (to, None) if isinstance(to, str) else (to.agents[0], to.rest)
+    agent, rest = heading(to, handling.context.sequence)
     event_type, content = _work(handling, payload, type)
     hop = Hop(
         handling.agent,
@@ -106,11 +106,11 @@ def done(
         hops = (*handling.context.handoffs, Hop(handling.agent, agent, event_type, reason))
         _pass_on(handling, agent, event_type, content, hops, rest)
         return
+    handling.reply(content)
     if sequence is not None and sequence.then is not None:
         why = reason or ("stopped early" if stop and sequence.left else "")
         hops = (*handling.context.handoffs, Hop(handling.agent, "", sequence.then, why))
         handling.collect(Draft(sequence.then, content), handling.child_context.replace(handoffs=hops))
-    handling.reply(content)
 
 
 def next_hops(hops: Many[Hop], hop: Hop, limit: int = HOPS) -> tuple[Hop, ...]:
@@ -130,6 +130,22 @@ def next_hops(hops: Many[Hop], hop: Hop, limit: int = HOPS) -> tuple[Hop, ...]:
     if len(free) >= limit:
         raise HandoffLimit(f"the work went through {len(free)} hands already ({chain}); the limit is {limit}")
     return (*hops, hop)
+
+
+def heading(to: str | Sequence, sequence: Itinerary | None) -> tuple[str, Itinerary | None]:
+    """Return the agent that work is handed to, and the sequence that it is part of from there on.
+
+    One agent takes the place of another in the sequence. A sequence within a sequence is refused.
+    """
+    if isinstance(to, str):
+        return to, sequence
+    if sequence is not None and (sequence.left or sequence.then):
+        left = ", ".join(sequence.left) or sequence.then
+        raise InvalidInput(
+            f"the work is part of a sequence ({left} still to come) and cannot begin another: hand it to one agent, "
+            "who says ctx.done(...) in your place."
+        )
+    return to.agents[0], to.rest
 
 
 def advance(sequence: Itinerary | None, *, stop: bool) -> tuple[str | None, Itinerary | None]:

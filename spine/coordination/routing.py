@@ -13,6 +13,7 @@ Rules are read from top to bottom; the first that holds decides.
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -95,6 +96,10 @@ class Field:
     def one_of(self, *values: Any) -> Condition:
         """Hold when the field is one of `values`."""
         wanted = list(values)
+        if not wanted:
+            raise InvalidInput(f"{self.name} one of what? Name at least one value.")
+        for value in wanted:
+            _check_value(value)
         return Condition(
             f"{self.name} one of {', '.join(map(repr, wanted))}",
             lambda found: _get(found, self.name) in wanted,
@@ -102,6 +107,7 @@ class Field:
         )
 
     def _compare(self, sign: str, value: Any) -> Condition:
+        _check_value(value)
         compare = _COMPARE[sign]
 
         def test(found: Mapping[str, Any]) -> bool:
@@ -159,8 +165,9 @@ class Router:
         rules: read from top to bottom.
         otherwise: the agent for what no rule fits, and for payloads that lack the fields.
 
-    Raises `InvalidInput` when a rule can never decide because those above it cover it, or when there is no `otherwise`
-    and some values fit no rule.
+    Raises `InvalidInput` when a rule can never decide because those above it cover it, when two rules over the same one
+    field send some of its values to different agents and neither is the narrower, and when there is no `otherwise` and
+    some values fit no rule.
     """
 
     def __init__(self, *rules: Rule, otherwise: str | None = None) -> None:
@@ -183,12 +190,12 @@ class Router:
     def _check(self) -> None:
         """Try every combination of values that any rule could tell apart."""
         marks = _joined(*(one.condition.marks for one in self.rules))
+        _check_nesting(marks)
         cells = [_cells(found) for found in marks.values()]
-        count = 1
-        for found in cells:
-            count *= len(found)
-        if count > MAX_CELLS:
-            raise InvalidInput(f"these rules tell {count:,} cases apart, too many to check; split the router")
+        if math.prod(map(len, cells)) > MAX_CELLS:
+            raise InvalidInput(
+                f"these rules tell {math.prod(map(len, cells)):,} cases apart, too many to check; split the router"
+            )
         decides: set[int] = set()
         gap: dict[str, Any] | None = None
         for combination in itertools.product(*cells):
@@ -201,19 +208,54 @@ class Router:
         for place, one in enumerate(self.rules):
             if place not in decides:
                 raise InvalidInput(f"rule {place + 1} ({one.condition.text}) never decides: the rules above cover it")
+        self._check_overlaps()
         if gap is not None and self.otherwise is None:
             raise InvalidInput(f"no rule fits {gap}: add a rule or otherwise=")
+
+    def _check_overlaps(self) -> None:
+        """Refuse two rules over one field where it is chance which of them is meant: neither lies within the other."""
+        for (i, one), (j, other) in itertools.combinations(enumerate(self.rules, 1), 2):
+            if one.to == other.to or one.condition.marks.keys() != other.condition.marks.keys():
+                continue
+            if len(one.condition.marks) > 1:
+                continue
+            ((name, marks),) = _joined(one.condition.marks, other.condition.marks).items()
+            tried = [_nested([(name, value)]) for value in _cells(marks)]
+            fits = [(one.condition.test(values), other.condition.test(values)) for values in tried]
+            if {(True, True), (True, False), (False, True)} <= set(fits):
+                raise InvalidInput(
+                    f"rules {i} ({one.condition.text}) and {j} ({other.condition.text}) overlap: both fit "
+                    f"{tried[fits.index((True, True))]}, and neither is the narrower. Say where the one ends."
+                )
+
+
+def _check_value(value: Any) -> None:
+    if not isinstance(value, str | int | float | bool | None) or value != value:
+        raise InvalidInput(f"a field is compared with text, a number, True, False or None, not with {value!r}")
+
+
+def _check_nesting(names: Iterable[str]) -> None:
+    for name in names:
+        inner = next((other for other in names if other.startswith(f"{name}.")), None)
+        if inner is not None:
+            raise InvalidInput(f"{name!r} cannot be a value and hold {inner!r} as well")
 
 
 def _cells(marks: set[Any]) -> list[Any]:
     """Return values of a field such that the rules tell no others apart: each mark, between them, and beyond."""
+    cells: list[Any] = []
     numbers = sorted(mark for mark in marks if isinstance(mark, int | float) and not isinstance(mark, bool))
-    cells: list[Any] = [mark for mark in marks if mark not in numbers]
     if numbers:
         between = [(low + high) / 2 for low, high in itertools.pairwise(numbers)]
-        cells += [numbers[0] - 1, *numbers, *between, numbers[-1] + 1]
-    else:
-        cells.append("\0another value")
+        least, most = numbers[0], numbers[-1]
+        cells += [least - max(1, abs(least)), *numbers, *between, most + max(1, abs(most))]
+    texts = sorted(mark for mark in marks if isinstance(mark, str))
+    if texts:
+        cells += dict.fromkeys(["", *(text + after for text in texts for after in ("", "\0"))])
+    if any(isinstance(mark, bool) for mark in marks):
+        cells += [True, False]
+    if None in marks:
+        cells += [None, "another value"]
     return cells
 
 

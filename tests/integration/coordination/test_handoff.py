@@ -205,7 +205,7 @@ class Both(Agent):
 
 async def test_one_agent_answers(spine: Spine, serve: Serve) -> None:
     await serve(Both, Back)
-    with pytest.raises(RequestFailed, match="answered or handed over already"):
+    with pytest.raises(RequestFailed, match="answered, done or handed over already"):
         await spine.request("case.opened", {"case": 1}, timeout=10)
     assert await events_of(spine, "case.taken") == []
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from handoff_agents import TRIP
 from seen_events import events_of, nothing_left_to_do, wait_for_events
 from worker_processes import Processes, Serve
 
-from spine import Agent, Event, Handling, Sequence, Spine, on
+from spine import Agent, Answers, Event, Handling, InvalidInput, Sequence, Spine, on
 
 STEPS = {"gather": "Gather", "book": "Book", "confirm": "Confirm"}
 
@@ -104,3 +105,55 @@ async def test_a_sequence_can_stop_early(spine: Spine, serve: Serve) -> None:
     settled = await events_of(spine, "form.settled")
     assert [event.payload for event in settled] == [{"filed": True}, {"complete": False}]
     assert settled[1].context.handoffs[-1].reason == "fields are missing"
+
+
+class Reviewer(Agent):
+    """Lets somebody else do its part, or asks others first."""
+
+    name = "reviewer"
+
+    @on("form.sent")
+    async def review(self, event: Event[Any], ctx: Handling) -> None:
+        match event.payload["how"]:
+            case "helper":
+                await ctx.handoff("helper", reason="on holiday")
+            case "gather":
+                await ctx.gather("opinion.wanted", [{}, {}], then="opinions.given", timeout=20, hand_over=True)
+            case "twice":
+                await ctx.done()
+                with pytest.raises(InvalidInput, match="done or handed over already"):
+                    await ctx.done()
+                with pytest.raises(InvalidInput, match="done or handed over already"):
+                    await ctx.handoff("helper", {"how": "too late"})
+
+    @on("opinion.wanted")
+    async def think(self, event: Event[Any], ctx: Handling) -> None:
+        await ctx.reply({"fine": True})
+
+    @on("opinions.given")
+    async def decide(self, event: Event[Answers], ctx: Handling) -> None:
+        await ctx.done({"opinions": len(event.payload)}, type="form.sent")
+
+
+class Helper(Agent):
+    name = "helper"
+
+    @on("form.sent")
+    async def review(self, event: Event[Any], ctx: Handling) -> None:
+        await ctx.done({"by": ctx.agent})
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize(("how", "steps"), [("helper", 3), ("gather", 2), ("twice", 2)])
+async def test_it_goes_on_when_a_part_is_done_by_another_and_each_part_is_done_once(
+    spine: Spine, serve: Serve, how: str, steps: int, asked: bool
+) -> None:
+    await serve(Reviewer, Helper, Clerk)
+    forms = Sequence("reviewer", "clerk", then="form.settled")
+    if asked:
+        assert (await forms.request(spine, "form.sent", {"how": how}, timeout=10)).payload == {"filed": True}
+    else:
+        await forms.start(spine, "form.sent", {"how": how})
+    (settled,) = await wait_for_events(spine, 1, "form.settled")
+    assert settled.payload == {"filed": True}
+    assert len(await events_of(spine, "form.sent")) == steps

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spine import HandoffLimit, HandoffLoop, InvalidInput, InvalidName, Sequence
-from spine.coordination.handoff import advance, digest, next_hops
+from spine.coordination.handoff import advance, digest, heading, next_hops
 from spine.events import Hop, Itinerary
 
 
@@ -60,6 +60,20 @@ def test_a_sequence_visits_its_agents_in_order_and_ends(agents: list[str]) -> No
 def test_a_sequence_can_stop_early() -> None:
     assert advance(Itinerary(("b", "c")), stop=True) == (None, None)
     assert advance(None, stop=False) == (None, None)
+
+
+def test_one_agent_takes_the_place_of_another_in_a_sequence() -> None:
+    left = Itinerary(("c",), "all.done")
+    assert heading("helper", left) == ("helper", left)
+    assert heading("helper", None) == ("helper", None)
+    assert heading(Sequence("a", "b"), None) == ("a", Itinerary(("b",)))
+    assert heading(Sequence("a", "b"), Itinerary()) == ("a", Itinerary(("b",)))
+
+
+@pytest.mark.parametrize("left", [Itinerary(("c",)), Itinerary((), "all.done")])
+def test_a_sequence_within_a_sequence_is_refused(left: Itinerary) -> None:
+    with pytest.raises(InvalidInput, match=r"still to come"):
+        heading(Sequence("a", "b"), left)
 
 
 def test_a_sequence_is_checked_when_it_is_made() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spine import InvalidInput, NoRoute
-from spine.coordination.routing import Router, confidence, field, rule
+from spine.coordination.routing import Condition, Router, confidence, field, rule
 
 ROUTER = Router(rule(confidence >= 0.85, to="auto"), rule(confidence >= 0.5, to="review"), otherwise="human")
 
@@ -55,6 +55,52 @@ def test_a_gap_without_otherwise_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no rule fits"):
         Router(rule(confidence > 0.5, to="a"), rule(confidence < 0.5, to="b"))
     Router(rule(confidence >= 0.5, to="a"), rule(confidence < 0.5, to="b"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (confidence <= 0.6, confidence >= 0.4, "0.4"),
+        (field("kind").one_of("a", "b"), field("kind").one_of("b", "c"), "'b'"),
+        (field("name") <= "m", field("name") >= "k", "'k'"),
+    ],
+)
+def test_an_overlap_where_neither_rule_is_the_narrower_is_refused(one: Condition, other: Condition, both: str) -> None:
+    with pytest.raises(InvalidInput, match=f"rules 1 .* and 2 .* overlap: both fit .*{both}"):
+        Router(rule(one, to="a"), rule(other, to="b"), otherwise="c")
+    Router(rule(one, to="a"), rule(other, to="a"), otherwise="c")
+
+
+def test_rules_over_different_fields_may_overlap() -> None:
+    router = Router(rule(field("vip") == True, to="human"), rule(confidence >= 0.5, to="auto"), otherwise="review")  # noqa: E712
+    assert router.decide({"vip": True, "confidence": 0.9}).to == "human"
+
+
+@pytest.mark.parametrize("mark", [1e17, -1e17, 0, 10**30, "m"])
+def test_two_halves_leave_no_gap(mark: float | str) -> None:
+    router = Router(rule(field("n") >= mark, to="up"), rule(field("n") < mark, to="down"))
+    assert router.decide({"n": mark}).to == "up"
+    with pytest.raises(InvalidInput, match="no rule fits"):
+        Router(rule(field("n") > mark, to="up"))
+
+
+def test_true_and_false_leave_no_gap() -> None:
+    router = Router(rule(field("vip") == True, to="a"), rule(field("vip") == False, to="b"))  # noqa: E712
+    assert router.decide({"vip": False}).to == "b"
+
+
+@pytest.mark.parametrize("value", [["x"], {"a": 1}, float("nan"), object()])
+def test_a_field_is_compared_with_plain_values(value: object) -> None:
+    for build in (lambda: field("a") == value, lambda: field("a").one_of("x", value)):
+        with pytest.raises(InvalidInput, match="compared with text"):
+            build()
+    with pytest.raises(InvalidInput, match="one of what"):
+        field("a").one_of()
+
+
+def test_a_field_that_holds_another_is_no_value() -> None:
+    with pytest.raises(InvalidInput, match=r"'a' cannot be a value and hold 'a\.b'"):
+        Router(rule(field("a") == 1, to="a"), rule(field("a.b") == 2, to="b"), otherwise="c")
 
 
 def test_conditions_over_several_and_nested_fields() -> None:
