@@ -235,7 +235,11 @@ class Spine:
 
     def __init__(self, url: str | None = None, **options: Any) -> None:
         self._new = functools.partial(AsyncSpine, url, **options)
-        self._new()  # wrong arguments are told here, not with the first call
+        described = self._new()  # wrong arguments are told here, not with the first call
+        self.namespace = described.namespace
+        self.name = described.name
+        self.durability = described.durability
+        self.catalog = described.catalog
         self._opening = threading.Lock()
         self._opened: tuple[_Background, AsyncSpine] | None = None
         self._closed = False
@@ -325,6 +329,7 @@ class Spine:
     replay = _iterating(AsyncSpine.replay)
     tail = _iterating(AsyncSpine.tail)
     history = _blocking(AsyncSpine.history)
+    seq_at = _blocking(AsyncSpine.seq_at)
     reduce = _blocking(AsyncSpine.reduce)
     steps = _iterating(AsyncSpine.steps)
     snapshot = _blocking(AsyncSpine.snapshot)

@@ -3,18 +3,26 @@
 import asyncio
 import inspect
 import multiprocessing
+import os
 import secrets
+import signal
 import threading
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import httpx
 import pytest
 
 import spine
 from spine import (
     Agent,
+    Catalog,
     Context,
     Draft,
     Event,
@@ -49,6 +57,14 @@ def test_every_method_of_the_async_client_is_here_without_await() -> None:
         assert not inspect.isasyncgenfunction(mine), name
         if name not in {"open", "close"}:
             assert list(inspect.signature(mine).parameters) == list(inspect.signature(method).parameters)
+
+
+def test_it_says_what_it_was_made_with(url: str, namespace: str) -> None:
+    catalog = Catalog()
+    made = {"namespace": namespace, "name": "web", "durability": "memory", "catalog": catalog}
+    for kind in (Spine, spine.Spine):
+        client = kind(url, **made)
+        assert {name: getattr(client, name) for name in made} == made
 
 
 def test_publish_then_read(client: Spine) -> None:
@@ -247,3 +263,75 @@ def test_a_fork_gets_a_client_of_its_own(client: Spine, _: int) -> None:
     assert sorted(mine + theirs) == list(range(4, 44))
     assert seqs(client.replay(types="child")) == theirs
     assert client.publish("parent").seq == 44
+
+
+def _fork_and(work: Callable[[], None]) -> int:
+    """Do `work` in a child of a fork and return how that ended: 0, or 1 when it raised or hung."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads, which is the point here
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_forks_while_all_threads_publish(client: Spine) -> None:
+    """As gunicorn's workers and their children do: whatever the threads are in the middle of, the child goes on."""
+    stop = threading.Event()
+
+    def keep_publishing(thread: int) -> int:
+        count = 0
+        while not stop.is_set():
+            client.publish("parent", {"n": count}, key=f"k-{thread}")
+            count += 1
+        return count
+
+    def child(n: int) -> None:
+        for _ in range(10):
+            client.publish("child", {}, key=f"c-{n}")
+        assert len(client.history(key=f"c-{n}")) == 10
+        assert _fork_and(lambda: client.publish("grandchild", {})) == 0
+
+    with ThreadPoolExecutor(4) as pool:
+        counts = [pool.submit(keep_publishing, thread) for thread in range(4)]
+        try:
+            assert [_fork_and(lambda n=n: child(n)) for n in range(5)] == [0] * 5
+        finally:
+            stop.set()
+    published = sum(count.result() for count in counts)
+    events = list(client.replay())
+    kinds = Counter(event.type for event in events)
+    assert kinds == {"parent": published, "child": 50, "grandchild": 5}
+    assert seqs(events) == list(range(1, len(events) + 1))
+
+
+def test_in_a_web_application(url: str, namespace: str) -> None:
+    """A client made with the module, requests served by threads, as in Flask and Django."""
+    client = Spine(url, namespace=namespace, name="web")
+
+    def application(environ, start_response):
+        event = client.publish("page.seen", {"path": environ["PATH_INFO"]}, key="visits")
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(event.seq).encode()]
+
+    class Threaded(ThreadingMixIn, WSGIServer):
+        daemon_threads = False
+
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, *args: object) -> None: ...
+
+    with make_server("127.0.0.1", 0, application, Threaded, Quiet) as server, ThreadPoolExecutor(11) as pool:
+        serving = pool.submit(server.serve_forever)
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}") as browser:
+            answers = list(pool.map(lambda n: int(browser.get(f"/{n}").text), range(30)))
+        server.shutdown()
+        serving.result()
+    assert sorted(answers) == list(range(1, 31))
+    assert {event.payload["path"] for event in client.replay(types="page.seen")} == {f"/{n}" for n in range(30)}
+    client.close()
