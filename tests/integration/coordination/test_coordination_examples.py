@@ -8,10 +8,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from seen_events import wait_for_events
+from seen_events import events_of, wait_for_events
 from worker_processes import Serve
 
-from spine import Agent, Event, Handling, Spine, on
+from spine import Agent, Event, Handling, Priority, Spine, on
+from spine.keys import partition_of
+from spine.testing.waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 LINES = 20
@@ -78,6 +80,25 @@ async def test_gather(spine: Spine, serve: Serve) -> None:
     await spine.publish("motion.made", {"motion": "lunch"})
     (settled,) = await wait_for_events(spine, 1, "motion.settled")
     assert settled.payload == {"verdict": "yes"}
+
+
+async def test_gate(spine: Spine, serve: Serve) -> None:
+    await serve(example("coordination_gate").Scheduling)
+    await spine.publish("payment.cleared", {"cents": 900}, key="k")
+    await spine.publish("requirement.complete", {"guests": 2}, key="k")
+    (booked,) = await wait_for_events(spine, 1, "booking.confirmed")
+    assert booked.payload == {"guests": 2}
+    assert await events_of(spine, "customer.reminded") == []
+
+
+async def test_preemption(spine: Spine, serve: Serve) -> None:
+    await serve(example("coordination_preemption").Office, concurrency=1)
+    report = await spine.publish("report.wanted", {"sales": [3, 4]}, key="k")
+    steps = spine.server.keys.steps("office", partition_of("k", spine.server.partitions), report.seq)
+    await wait_until(lambda: spine.server.command("EXISTS", steps), 20, "the report to be at work")
+    await spine.publish("booking.cancel", {"booking": 7}, key="other", priority=Priority.URGENT)
+    ends = await wait_for_events(spine, 2, "booking.cancelled", "report.written")
+    assert [event.payload for event in ends] == [{"booking": 7}, {"total": 7}]
 
 
 def desk(called: str) -> type[Agent[Any]]:
