@@ -11,7 +11,7 @@ import msgspec
 from pydantic import BaseModel
 
 from spine.catalog.types import Catalog, EventType
-from spine.coordination.gate import gates_of
+from spine.coordination.gate import Gate, gates_of
 from spine.declarations import check_patterns, find, marked, names_around, payload_model
 from spine.delivery.retry import OnDead, Retry
 from spine.errors import InvalidInput
@@ -104,6 +104,7 @@ class Agent(Reducing[StateT]):
     ageing_s: ClassVar[float] = 5.0
     catalog: ClassVar[Catalog | None] = None
     handlers: ClassVar[tuple[HandlerSpec, ...]] = ()
+    gates: ClassVar[tuple[Gate, ...]] = ()
     time_outs: ClassVar[dict[str, HandlerSpec]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -123,12 +124,12 @@ class Agent(Reducing[StateT]):
                     **chosen,
                 )
             )
-        gates = gates_of(cls)
-        for gate in gates:
+        cls.gates = tuple(gates_of(cls))
+        for gate in cls.gates:
             specs.append(HandlerSpec(patterns=gate.conditions, function=gate, **gate.options))
         cls.time_outs = {
             gate.time_out_type: HandlerSpec(patterns=(gate.time_out_type,), function=gate, **gate.missing_options)
-            for gate in gates
+            for gate in cls.gates
         }
         seen: dict[str, str] = {}
         for spec in specs:

@@ -74,20 +74,20 @@ class Fork:
         gone = await floors(self._server)
         if at < max(gone.values(), default=0):
             raise ReplayGap(f"the events up to {max(gone.values())} were trimmed away: there is no history at {at}")
-        await self._begin(at)
+        await self._begin(at, gone)
         await self._streams.refresh()
         forked = Forked(namespace=self._to.namespace, at=at)
         forked.events = await self._copy_streams(at, told)
-        if await floors(self._server) != gone:
-            raise StateError("the log was trimmed while it was copied: delete the fork, and make it anew")
         fault("fork.streams")
         await self._copy_indexes(at)
         fault("fork.indexes")
         await self._copy_states(at)
         forked.sessions = await self._copy_sessions(at)
         fault("fork.states")
-        forked.open = await ForkedAgents(self._server, self._streams, self._to, at).copy()
+        forked.open = await ForkedAgents(self._server, self._reader, self._streams, self._to, at).copy()
         fault("fork.agents")
+        if (await floors(self._server), gone) != (gone, await self._floors_at_the_beginning()):
+            raise StateError("the log was trimmed while it was copied: delete the fork, and make it anew")
         await self._end(at)
         return forked
 
@@ -106,7 +106,7 @@ class Fork:
                             return done.position - done.events
         return at
 
-    async def _begin(self, at: int) -> None:
+    async def _begin(self, at: int, gone: dict[int, int]) -> None:
         what = f"{self._from.namespace} {at}"
         known = await self._server.command("HMGET", self._to.meta, "format", "fork_of")
         if known[0] is None:
@@ -114,7 +114,7 @@ class Fork:
             fields = dict(zip(meta[::2], meta[1::2], strict=True))
             for name in (b"retention", b"importing"):
                 fields.pop(name, None)
-            fields |= {b"format": INCOMPLETE, b"fork_of": what}
+            fields |= {b"format": INCOMPLETE, b"fork_of": what, b"fork_floors": msgspec.json.encode(gone)}
             await self._server.command("HSET", self._to.meta, *(item for pair in fields.items() for item in pair))
         elif known[0].decode() != INCOMPLETE or known[1] is None or known[1].decode() != what:
             raise Misconfigured(
@@ -122,6 +122,11 @@ class Fork:
                 f"{self._from.namespace!r} at {at}: choose another name"
             )
         fault("fork.begun")
+
+    async def _floors_at_the_beginning(self) -> dict[int, int]:
+        """Return what was trimmed of the log when the fork was begun, which may be long ago."""
+        raw = await self._server.command("HGET", self._to.meta, "fork_floors")
+        return msgspec.json.decode(raw, type=dict[int, int])
 
     # --- the log ---
 
@@ -215,8 +220,9 @@ class Fork:
         await self._server.commands(*commands)
         fault("fork.ending")
         run = (await self._server.command("HMGET", self._from.meta, "run_id", "epoch")) or [b"", b""]
-        await self._server.command(
-            "HSET", self._to.meta, "run_id", run[0], "epoch", f"{run[1].decode()}-{at}", "format", FORMAT
+        await self._server.commands(
+            ("HSET", self._to.meta, "run_id", run[0], "epoch", f"{run[1].decode()}-{at}", "format", FORMAT),
+            ("HDEL", self._to.meta, "fork_floors"),
         )
 
     async def _time_of_last(self, at: int) -> int:

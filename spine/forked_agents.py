@@ -9,19 +9,20 @@ from typing import Any
 
 import msgspec
 
-from spine.codec import Envelope
 from spine.connection import Argument, Server
 from spine.delivery.holds import Listed, decode_hold
 from spine.delivery.records import Done, decode_dead
+from spine.forked_gates import waiting_at
+from spine.forked_timetable import ForkedTimetable
 from spine.keys import Keys
 from spine.log.floors import floors
+from spine.log.reader import Reader
 from spine.log.streams import Stream, Streams
 from spine.scan import scan
 from spine.stakes import PROJECTIONS, read_by, start_of
 
 SEQS_A_CALL = 1_000
 CLAIMED_A_CALL = 2_000
-_decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 
 
 class ForkedAgents:
@@ -29,18 +30,20 @@ class ForkedAgents:
 
     Args:
         server: the way to the server, as the original namespace sees it.
-        streams: of that.
+        reader: of its log.
+        streams: of it.
         to: keys of the fork.
         at: the last number of the fork's history.
     """
 
-    def __init__(self, server: Server, streams: Streams, to: Keys, at: int) -> None:
+    def __init__(self, server: Server, reader: Reader, streams: Streams, to: Keys, at: int) -> None:
         self._server = server
+        self._reader = reader
         self._streams = streams
         self._from = server.keys
         self._to = to
         self._at = at
-        self._waiting: set[tuple[str, int]] = set()
+        self._again: set[tuple[str, int]] = set()
 
     async def copy(self) -> dict[str, int]:
         """Copy everything; return for each agent how many events are delivered again."""
@@ -52,6 +55,8 @@ class ForkedAgents:
             name, declared = raw[i].decode(), json.loads(raw[i + 1])
             starts = await self._copy_declaration(name)
             await self._find_waiting(name)
+            arrivals = await waiting_at(self._server, self._reader, name, declared, self._at)
+            self._again.update((name, seq) for seq in arrivals)
             found[name] = 0
             for stream in read_by(name, declared, self._streams.all()):
                 for partition in range(self._server.partitions):
@@ -59,15 +64,19 @@ class ForkedAgents:
             await self._copy_dead(name)
         await self._copy_steps()
         await self._copy_gates()
-        await self._copy_timetable()
+        await ForkedTimetable(self._server, self._reader, self._to, self._at, self._again).copy()
         await self._copy_dedupe()
         await self._copy_positions()
         return found
 
     async def _copy_declaration(self, name: str) -> dict[str, int]:
-        """Copy what is known of an agent; nobody starts after the moment of the fork. Returns where topics start."""
+        """Copy what is known of an agent; returns where topics start.
+
+        Nobody starts after the moment of the fork, and nobody is paused there.
+        """
         raw = await self._server.command("HGETALL", self._from.agent(name))
         fields = {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+        fields.pop("paused", None)
         for field, value in fields.items():
             if field == "start" or field.startswith("from:"):
                 fields[field] = str(min(int(value), self._at)).encode()
@@ -81,7 +90,7 @@ class ForkedAgents:
             held = await self._server.command("HKEYS", self._from.holds(name, partition))
             names = [self._from.waiting(name, partition, key.decode()) for key in held]
             for listed in await self._server.commands(*(("LRANGE", place, 0, -1) for place in names)):
-                self._waiting.update((name, Listed.parse(raw).seq) for raw in listed)
+                self._again.update((name, Listed.parse(raw).seq) for raw in listed)
 
     # --- consumer groups ---
 
@@ -122,7 +131,7 @@ class ForkedAgents:
         for wanted, raws in zip(buckets.values(), replies, strict=True):
             kept: list[Argument] = []
             for seq, raw in zip(wanted, raws, strict=True):
-                handled[seq] = self._was_done(raw) and (name, seq) not in self._waiting
+                handled[seq] = self._was_done(raw) and (name, seq) not in self._again
                 if handled[seq]:
                     kept += (seq, raw)
             if kept:
@@ -179,7 +188,8 @@ class ForkedAgents:
             await self._server.commands(("HSET", copy, *kept), ("PEXPIRE", copy, ttl))
 
     async def _copy_gates(self) -> None:
-        """Copy what had come to gates by then, where they wait for more still."""
+        """Copy what had come to gates by then and was trimmed away since, where they wait for more still."""
+        gone = max((await floors(self._server)).values(), default=0)
         async with aclosing(scan(self._server, self._from.prefix + "gate:")) as pages:
             async for page in pages:
                 for name in page:
@@ -188,7 +198,8 @@ class ForkedAgents:
                     fields = {raw[i]: raw[i + 1] for i in range(0, len(raw), 2)}
                     kept: list[Argument] = []
                     for field, value in fields.items():
-                        if field and await self._came(agent, msgspec.msgpack.decode(value)[0]):
+                        seq = msgspec.msgpack.decode(value)[0] if field else 0
+                        if 0 < seq <= gone and await self._came(agent, seq):
                             kept += (field, value)
                     if kept and b"" in fields:
                         kept += (b"", fields[b""])
@@ -197,28 +208,6 @@ class ForkedAgents:
 
     async def _came(self, agent: str, seq: int) -> bool:
         done = await self._done_of(agent, seq)
-        return done is not None and done.position <= self._at
-
-    async def _copy_timetable(self) -> None:
-        """Copy what is scheduled still, but for what was scheduled by a handling after the fork's moment."""
-        due = await self._server.command("ZRANGE", self._from.due, 0, -1, "WITHSCORES")
-        for i in range(0, len(due), 2):
-            raw = await self._server.command("HGET", self._from.scheduled, due[i])
-            if raw is None or not await self._was_scheduled(raw):
-                continue
-            await self._server.commands(
-                ("HSET", self._to.scheduled, due[i], raw), ("ZADD", self._to.due, float(due[i + 1]), due[i])
-            )
-
-    async def _was_scheduled(self, raw: bytes) -> bool:
-        fields = msgspec.msgpack.decode(raw)
-        if not isinstance(fields, list) or len(fields) != 4:  # a gather: its answers are counted elsewhere
-            return False
-        envelope = _decode_envelope(memoryview(fields[3])[4:])
-        cause = envelope.context.causation
-        if cause is None:
-            return True
-        done = await self._done_of(envelope.source, cause)
         return done is not None and done.position <= self._at
 
     async def _copy_dedupe(self) -> None:

@@ -53,12 +53,13 @@ class Scheduled:
 
 
 class _Stored(msgspec.Struct, array_like=True, gc=False):
-    """What the timetable keeps of an event: all that appending takes."""
+    """What the timetable keeps of an event: all that appending takes, and since when it is there (0: not known)."""
 
     topic: str
     lane: int
     partition: int
     data: bytes
+    since_ms: int = 0
 
 
 Maker = Callable[[str, bytes], Awaitable[tuple[list[Prepared], list[Write]]]]
@@ -78,10 +79,24 @@ def due_ms(now_ms: int, delay: timedelta | float | None, at: datetime | None) ->
     return now_ms + round(seconds * 1000)
 
 
-def schedule_writes(drafts: Drafts, prepared: Prepared, due: int) -> tuple[Write, ...]:
-    """Return the writes that put an event into the timetable."""
+def encode_scheduled(topic: str, lane: int, partition: int, data: bytes, since_ms: int = 0) -> bytes:
+    """Return what the timetable keeps of an event, by the fields of `Prepared`."""
+    return _encode(_Stored(topic, lane, partition, data, since_ms))
+
+
+def read_scheduled(raw: bytes) -> tuple[Envelope, int] | None:
+    """Return the event that the timetable keeps as `raw`, and since when (ms); ``None`` for anything else."""
+    try:
+        stored = _decode(raw)
+        return _decode_envelope(memoryview(stored.data)[4:]), stored.since_ms
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def schedule_writes(drafts: Drafts, prepared: Prepared, due: int, since_ms: int = 0) -> tuple[Write, ...]:
+    """Return the writes that put an event into the timetable; `since_ms` where no handling tells since when."""
     keys = drafts.keys
-    stored = _encode(_Stored(prepared.topic, prepared.lane, prepared.partition, prepared.data))
+    stored = encode_scheduled(prepared.topic, prepared.lane, prepared.partition, prepared.data, since_ms)
     return (
         Write("HSET", keys.scheduled, "hash", (prepared.envelope.id, stored)),
         Write("ZADD", keys.due, "zset", (due, prepared.envelope.id)),
@@ -132,7 +147,7 @@ class Timers:
 
     async def schedule(self, prepared: Prepared, due: int) -> Scheduled:
         """Put an event into the timetable."""
-        await self._committer.commit(writes=schedule_writes(self._drafts, prepared, due))
+        await self._committer.commit(writes=schedule_writes(self._drafts, prepared, due, self._server.now_ms()))
         self._changed.set()
         return Scheduled(prepared.envelope.id, from_ms(due), self)
 

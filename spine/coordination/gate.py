@@ -153,11 +153,16 @@ def with_arrival(arrived: Mapping[str, Event[Any]], event: Event[Any]) -> dict[s
 
 
 class Gate:
-    """One declared gate; called as the handler of its conditions and of its own time-out."""
+    """One declared gate; called as the handler of its conditions and of its own time-out.
+
+    Attributes:
+        conditions: the types that it waits for.
+        within_s: for how long after the first of a round; ``None`` for as long as it takes.
+    """
 
     def __init__(self, function: Any, on_missing: Any | None) -> None:
         self.conditions: tuple[str, ...]
-        self.conditions, self._within_s, self._models, options = function.__spine_gate__
+        self.conditions, self.within_s, self._models, options = function.__spine_gate__
         self.options = _chosen(options)
         self.missing_options = {} if on_missing is None else _chosen(on_missing.__spine_missing__[1])
         self.__name__ = check_name(function.__name__, "gate")
@@ -226,9 +231,9 @@ class Gate:
     def _begin(self, handling: Handling) -> None:
         event = handling.received
         handling.writes.append(self._arrival(event, handling))
-        if self._within_s is None:
+        if self.within_s is None:
             return
-        until_ms = event.ts_ms + round(self._within_s * 1000)
+        until_ms = event.ts_ms + round(self.within_s * 1000)
         # In the slowest lane, so that nothing of the key that is stored before it is reported as missing. Without the
         # deadline: it has to come whatever becomes of the work.
         drafts = handling.spine.drafts

@@ -171,6 +171,7 @@ class Worker:
             "handles": handled[:-1],
             "reduces": sorted({pattern for reducer in agent.reducers for pattern in reducer.patterns}),
             "ordering": agent.ordering,
+            "gates": {gate.__name__: (gate.conditions, gate.within_s) for gate in agent.gates},
         }
         paused, *starts = await self._server.run(
             "register",
