@@ -22,8 +22,7 @@ def leftovers(client: redis.Redis, namespace: str, *, own_server: bool = True) -
     keys = Keys(namespace)
     found: list[str] = []
     if own_server:
-        strangers = (_text(key) for key in client.scan_iter(count=SCAN_COUNT))
-        found += (f"key {key!r} is in no namespace" for key in strangers if not key.startswith(PREFIX))
+        found += (f"key {_text(key)!r} is in no namespace" for key in _strangers(client))
     mine = [_text(key) for key in client.scan_iter(match=keys.all(), count=SCAN_COUNT)]
     passing = [key for key in mine if key.removeprefix(keys.prefix).startswith(TEMPORARY)]
     pipeline = client.pipeline(transaction=False)
@@ -37,12 +36,18 @@ def leftovers(client: redis.Redis, namespace: str, *, own_server: bool = True) -
     return sorted(found)
 
 
-def clean(client: redis.Redis, namespace: str) -> int:
-    """Delete every key of a namespace; return how many there were."""
+def clean(client: redis.Redis, namespace: str, *, strangers: bool = False) -> int:
+    """Delete every key of a namespace, with `strangers` those of none as well; return how many there were."""
     found: list[Any] = list(client.scan_iter(match=Keys(namespace).all(), count=SCAN_COUNT))
+    if strangers:
+        found += _strangers(client)
     for start in range(0, len(found), SCAN_COUNT):
         client.unlink(*found[start : start + SCAN_COUNT])
     return len(found)
+
+
+def _strangers(client: redis.Redis) -> list[Any]:
+    return [key for key in client.scan_iter(count=SCAN_COUNT) if not _text(key).startswith(PREFIX)]
 
 
 def _text(key: Any) -> str:

@@ -112,10 +112,11 @@ def spine_namespace(pytestconfig: pytest.Config, spine_url: str, spine_server_ch
 
     name = f"test-{secrets.token_hex(8)}"
     yield name
+    own_server, checked = spine_server_choice in (EMBEDDED, MEMORY), pytestconfig.getini("spine_leftovers")
     with _client(spine_url) as client:
-        found = leftovers(client, name, own_server=spine_server_choice in (EMBEDDED, MEMORY))
-        clean(client, name)
-    if found and pytestconfig.getini("spine_leftovers"):
+        found = leftovers(client, name, own_server=own_server)
+        clean(client, name, strangers=own_server and checked)  # so that only the test that left them fails
+    if found and checked:
         pytest.fail("the test left keys behind:\n" + "\n".join(found), pytrace=False)
 
 
