@@ -10,8 +10,9 @@ import msgspec
 from spine.connection import Argument, Server
 from spine.delivery.leases import WorkerInfo, survey
 from spine.errors import InvalidInput
-from spine.log.streams import Stream, Streams
-from spine.names import check_agent_name, check_key, matcher
+from spine.log.streams import Streams
+from spine.names import check_agent_name, check_key
+from spine.stakes import read_by, read_starts, start_of
 
 COUNTED = 100_000
 CANCELLED_KEPT = 10_000
@@ -159,10 +160,9 @@ class Overview:
         if alive and not force:
             raise InvalidInput(f"{name} has {len(alive)} living workers: stop them first, or use force")
         await self._streams.refresh()
-        declared = await self._declaration(name)
-        groups = [
+        groups = [  # of topics that it dropped, too
             ("XGROUP", "DESTROY", self._streams.key(partition, stream), name)
-            for stream in self._read_by(name, declared)
+            for stream in self._streams.all()
             for partition in range(self._server.partitions)
         ]
         for start in range(0, len(groups), 500):
@@ -206,11 +206,11 @@ class Overview:
 
     async def _lag(self, name: str, partition: int) -> Lag:
         keys = self._server.keys
-        streams = self._read_by(name, await self._declaration(name))
-        raw_start = await self._server.command("HGET", keys.agent(name), "start")
-        start = f"{int(raw_start or 0)}-0"
+        streams = read_by(name, await self._declaration(name), self._streams.all())
+        starts = await read_starts(self._server, name)
         stream_keys = [self._streams.key(partition, stream) for stream in streams]
-        counted = await self._server.run("lag", stream_keys, [name, COUNTED, *([start] * len(stream_keys))])
+        after = [f"{start_of(starts, stream.topic)}-0" for stream in streams]
+        counted = await self._server.run("lag", stream_keys, [name, COUNTED, *after])
         held = await self._server.command("HKEYS", keys.holds(name, partition))
         waiting = await self._server.commands(*(("LLEN", keys.waiting(name, partition, key.decode())) for key in held))
         firsts = [int(first.partition(b"-")[0]) for _, _, first in counted if first]
@@ -227,16 +227,6 @@ class Overview:
         raw = await self._server.command("HGET", self._server.keys.agents, name)
         declared: dict[str, Any] = json.loads(raw) if raw else {}
         return declared
-
-    def _read_by(self, name: str, declared: dict[str, Any]) -> list[Stream]:
-        patterns = [*declared.get("handles", ()), *declared.get("reduces", ())]
-        matches = matcher(patterns) if patterns else lambda topic: False
-        inbox = f"@{name}"
-        return [
-            stream
-            for stream in self._streams.all()
-            if stream.topic == inbox or (not stream.topic.startswith(("@", "spine.")) and matches(stream.topic))
-        ]
 
     async def _delete(self, key: str) -> int:
         """Delete a key and those that continue it after a colon."""

@@ -120,7 +120,7 @@ class Stakes:
         streams = read_by(name, declared, self._streams.all())
         if not streams:
             return []
-        starts = await self._starts(name)
+        starts = await read_starts(self._server, name)
         args: list[Argument] = [name, 1, *(f"{start_of(starts, stream.topic)}-0" for stream in streams)]
         answers = await self._server.run("lag", [self._streams.key(partition, stream) for stream in streams], args)
         return [
@@ -133,11 +133,6 @@ class Stakes:
             for stream, (_, pending, first) in zip(streams, answers, strict=True)
             if first
         ]
-
-    async def _starts(self, name: str) -> dict[str, int]:
-        raw = await self._server.command("HGETALL", self._server.keys.agent(name))
-        fields = {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
-        return {field.removeprefix("from:"): int(seq) for field, seq in fields.items() if field.startswith("from:")}
 
     async def _waiting(self, name: str, partition: int) -> list[Blocker]:
         keys = self._server.keys
@@ -172,6 +167,13 @@ def read_by(name: str, declared: Mapping[str, Any], streams: Iterable[Stream]) -
         for stream in streams
         if stream.topic == f"@{name}" or (not stream.topic.startswith(("@", "spine.")) and matches(stream.topic))
     ]
+
+
+async def read_starts(server: Server, agent: str) -> dict[str, int]:
+    """Return, for each pattern that an agent ever declared, the seq after which it is read."""
+    raw = await server.command("HGETALL", server.keys.agent(agent))
+    fields = {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+    return {field.removeprefix("from:"): int(seq) for field, seq in fields.items() if field.startswith("from:")}
 
 
 def start_of(starts: Mapping[str, int], topic: str) -> int:

@@ -60,6 +60,26 @@ async def test_lag_counts_what_is_before_an_agent(spine: Spine) -> None:
     assert sum(one.total for one in await spine.lag()) == 0
 
 
+async def test_a_topic_that_is_added_is_behind_by_what_comes_after(spine: Spine) -> None:
+    async with Worker(spine, Greeter):
+        pass
+    for n in range(16):
+        await spine.publish("bow.x", {"n": n}, key=f"k{n}")
+
+    class Polite(Greeter):
+        version = "2"
+
+        @on("bow.*")
+        async def bow(self, event: Event[dict[str, str]]) -> None:
+            pass
+
+    await spine.pause("greeter")
+    async with Worker(spine, Polite):
+        assert sum(one.total for one in await spine.lag("greeter")) == 0
+        await spine.publish("bow.x", {}, key="k")
+        assert sum(one.total for one in await spine.lag("greeter")) == 1
+
+
 async def greeted_is(spine: Spine, count: int) -> bool:
     return await greeted(spine) == count
 
@@ -110,6 +130,28 @@ async def test_removing_an_agent_frees_all_that_it_pins(spine: Spine, url: str, 
     assert await spine.agents() == []
     with pytest.raises(InvalidInput, match="no agent"):
         await spine.lag("greeter")
+
+
+async def test_an_agent_of_the_name_of_a_removed_one_begins_anew(spine: Spine) -> None:
+    class Both(Greeter):
+        @on("bow.*")
+        async def bow(self, event: Event[dict[str, str]], ctx: Handling) -> None:
+            await ctx.publish("greeted", {"n": event.payload.get("n")})
+
+    class Fewer(Greeter):
+        version = "2"
+
+    async with Worker(spine, Both):
+        await spine.publish("bow.x", {"n": 1}, key="k")
+        await wait_until(lambda: greeted_is(spine, 1), TIMEOUT_S)
+    async with Worker(spine, Fewer):
+        await spine.publish("bow.x", {"n": 2}, key="k")
+    await spine.remove_agent("greeter")
+    async with Worker(spine, Both):
+        assert sum(one.total for one in await spine.lag("greeter")) == 0
+        await spine.publish("bow.x", {"n": 3}, key="k")
+        await wait_until(lambda: greeted_is(spine, 2), TIMEOUT_S)
+    assert [event.payload["n"] async for event in spine.replay(types="greeted")] == [1, 3]
 
 
 async def _has_dead(spine: Spine) -> bool:
