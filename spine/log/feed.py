@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -17,9 +18,13 @@ from spine.log.listener import KEPT, Listener, Watch
 from spine.log.reader import Reader, Selection
 from spine.upcast import upcast
 
+logger = logging.getLogger("spine")
+
+LAG_WARNING = 10_000
+
 
 class Feed:
-    """One reader of the growing log. It pulls: a slow consumer falls behind, and memory does not grow.
+    """One reader of the growing log. It pulls: a slow consumer falls behind and is told so, and memory does not grow.
 
     Attributes:
         position: seq up to which everything was yielded.
@@ -37,6 +42,7 @@ class Feed:
         self._heard = ["0-0"] * len(self._bells)
         self._watches: list[Watch] = []
         self._epoch = ""
+        self._told: int | None = None
 
     async def start(self) -> None:
         """Begin to listen; nothing appended after `position` is missed."""
@@ -59,6 +65,7 @@ class Feed:
         try:
             while not self._listener.closed:
                 selection, until = await self._news()
+                self._tell_of_lag(until - self.position)
                 gaps, start = Gaps(self._server, selection), 0
                 async with aclosing(self._reader.batches(selection, self.position, until)) as batches:
                     async for events in batches:
@@ -74,6 +81,16 @@ class Feed:
             return
         finally:
             self._look_everywhere()  # what was heard may not have been read
+
+    def _tell_of_lag(self, lag: int) -> None:
+        """Say in the log that the reader does not keep up, and again when it got twice as bad."""
+        if self._told is None:  # where it begins is its own choice
+            self._told = 0
+        elif lag > LAG_WARNING and lag > 2 * self._told:
+            self._told = lag
+            logger.warning("a reader of %s is %d events behind", ", ".join(self._selection.types) or "all types", lag)
+        elif lag < LAG_WARNING:
+            self._told = 0
 
     def _hear(self, entries: list[Any] | None) -> None:
         self._lost = self._lost or entries is None

@@ -16,7 +16,6 @@ from spine.log.feed import Feed
 logger = logging.getLogger("spine")
 
 EventCallback = Callable[[Event[Any]], Awaitable[None] | None]
-LAG_WARNING = 10_000
 PAUSE_S = 0.5
 
 
@@ -41,7 +40,6 @@ class Subscription:
         self._feed = feed
         self._callback = callback
         self._highest_seen = highest_seen
-        self._told = 0
         self._stopped = False
         self._task = asyncio.create_task(self._run(), name=f"spine-subscription-{','.join(types)}")
 
@@ -77,7 +75,6 @@ class Subscription:
             async for event in events:
                 await self._call(event)
                 self.position = event.seq
-                self._tell_of_lag()
                 if self._stopped:
                     return
         self._stopped = True
@@ -90,11 +87,3 @@ class Subscription:
         except Exception:
             self.errors += 1
             logger.exception("subscriber of %s failed on event %d (%s)", ", ".join(self.types), event.seq, event.type)
-
-    def _tell_of_lag(self) -> None:
-        lag = self.lag
-        if lag > LAG_WARNING and lag > 2 * self._told:
-            self._told = lag
-            logger.warning("subscriber of %s is %d events behind", ", ".join(self.types), lag)
-        elif lag < LAG_WARNING:
-            self._told = 0

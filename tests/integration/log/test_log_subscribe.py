@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spine import Draft, Event, Spine
-from spine.log import subscriptions
+from spine.log import feed, subscriptions
 from spine.testing.servers import RedisServer
 from spine.testing.waiting import wait_until
 
@@ -75,18 +75,22 @@ async def test_a_slow_one_holds_up_no_other(spine: Spine) -> None:
 async def test_one_that_falls_far_behind_is_told(
     spine: Spine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "LAG_WARNING", 50)
+    monkeypatch.setattr(feed, "LAG_WARNING", 50)
     go_on = asyncio.Event()
+    calls: list[Event[Any]] = []
 
     async def slow(event: Event[Any]) -> None:
+        calls.append(event)
         await go_on.wait()
 
     subscription = await spine.subscribe("a.b", slow)
+    await spine.publish("a.b", key="k")
+    await wait_until(lambda: calls)
     await spine.publish_many([Draft("a.b", {"i": i}, key=f"k-{i}") for i in range(200)])
     with caplog.at_level(logging.WARNING, "spine"):
         go_on.set()
         await wait_until(lambda: subscription.lag == 0)
-    assert "199 events behind" in caplog.text
+    assert "a reader of a.b is 200 events behind" in caplog.text
 
 
 async def test_after_a_stop_no_callback_starts(spine: Spine) -> None:

@@ -13,6 +13,7 @@ import redis
 import redis.asyncio
 
 from spine import Context, Draft, Event, Priority, Spine
+from spine.log import feed
 from spine.testing.servers import RedisServer
 from spine.testing.waiting import wait_until
 
@@ -163,7 +164,10 @@ async def test_four_publishers_everywhere_and_nothing_is_missed_or_doubled(
             await client.close()
 
 
-async def test_a_slow_reader_falls_behind_and_catches_up(connect: Any) -> None:
+async def test_a_slow_reader_falls_behind_is_told_and_catches_up(
+    connect: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "LAG_WARNING", 200)
     spine, publisher = await connect(), await connect()
     seen: list[Event[Any]] = []
     go_on = asyncio.Event()
@@ -180,6 +184,7 @@ async def test_a_slow_reader_falls_behind_and_catches_up(connect: Any) -> None:
     go_on.set()
     await wait_until(lambda: len(seen) == 400)
     assert seen == stored
+    assert "a reader of all types is 399 events behind" in caplog.text
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
 
