@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spine.catalog.types import Catalog, EventType
     from spine.client import Spine
     from spine.coordination.answers import Answer, Answers, best, collect, majority
+    from spine.coordination.fanout import AnswerStream
     from spine.coordination.gate import on_all, on_missing
     from spine.coordination.handoff import Sequence
     from spine.coordination.routing import Decision, Router, confidence, field, rule
@@ -77,6 +78,7 @@ _HOMES = {
         "collect",
         "majority",
     ),
+    "spine.coordination.fanout": ("AnswerStream",),
     "spine.coordination.gate": (
         "on_all",
         "on_missing",
@@ -150,6 +152,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Agent",
     "Answer",
+    "AnswerStream",
     "Answers",
     "Catalog",
     "Context",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
 
 from spine.catalog.types import EventType
-from spine.coordination.answers import Answer, Answers, Reducer
-from spine.coordination.fanout import Asker, Items, Options, Question, fan_out, fan_out_stream, questions
+from spine.coordination.answers import Answers, Reducer
+from spine.coordination.fanout import AnswerStream, Asker, Items, Options, Question, fan_out, fan_out_stream, questions
 from spine.coordination.gather import Gather
 from spine.events import Draft, Event, Payload, Priority
 from spine.handled import DONE, Done, Handled
@@ -94,7 +94,7 @@ class Asking(Handled):
             type: of the requests.
             items: their payloads; or one payload for several agents.
             reducer: makes one value of the answers: ``collect`` (the payloads), ``best(by=…)``, ``majority(by=…)``, or
-                a function of your own that takes a list of `Answer`.
+                a function of your own, plain or async, that takes a list of `Answer`.
             options: ``to`` (an agent, or several for one payload), ``quorum`` (so many answers are enough), ``first``
                 (``True``, or a function of an `Answer`: one that pleases it is enough), ``timeout`` in seconds, ``key``
                 (text, or a function of the item; each item has a key of its own where it is left out), ``priority``.
@@ -104,8 +104,11 @@ class Asking(Handled):
         """
         return fan_out(self._asker(type), type, items, reducer=reducer, **options)
 
-    def fan_out_stream(self, type: str, items: Items, **options: Any) -> AsyncGenerator[Answer, None]:
-        """Ask many at once and yield each `Answer` as it comes, until enough have; options as for `fan_out`."""
+    def fan_out_stream(self, type: str, items: Items, **options: Any) -> AnswerStream:
+        """Ask many at once and yield each `Answer` as it comes, until enough have; options as for `fan_out`.
+
+        After the loop the stream's `result` tells whether it is partial, and who did not answer.
+        """
         return fan_out_stream(self._asker(type), type, items, **options)
 
     def gather(self, type: str, items: Items, *, then: str, hand_over: bool = False, **options: Any) -> Done:

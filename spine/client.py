@@ -14,8 +14,9 @@ from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType
 from spine.codec import DEFAULT_MAX_BYTES
 from spine.connection import PATIENCE_S, Server
-from spine.coordination.answers import Answer, Answers, Reducer
+from spine.coordination.answers import Answers, Reducer
 from spine.coordination.fanout import (
+    AnswerStream,
     Asker,
     Items,
     Options,
@@ -260,8 +261,8 @@ class Spine(Past):
 
     def fan_out_stream(
         self, /, type: str, items: Items, *, context: Context | None = None, **options: Any
-    ) -> AsyncGenerator[Answer, None]:
-        """Ask many at once and yield each `Answer` as it comes, until enough have."""
+    ) -> AnswerStream:
+        """Ask many at once and yield each `Answer` as it comes, until enough have; see `Handling.fan_out_stream`."""
         asker, context = self._asker(context)
         return fan_out_stream(asker, type, items, context=context, **options)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any
@@ -177,20 +178,45 @@ class FanOut:
             raise self._errors[0]
 
 
+class AnswerStream(AsyncGenerator[Answer, None]):
+    """The answers of a fan-out as they come, for ``async for``; after that `result` tells who did not answer."""
+
+    def __init__(self, started: FanOut) -> None:
+        self._started = started
+        self._answers = started.answers()
+
+    def result(self, reducer: Reducer = collect) -> Answers:
+        """Return what came, who is missing and whether it is partial; for after the loop, also one left early."""
+        return self._started.result(reducer)
+
+    async def asend(self, value: None) -> Answer:
+        """Return the next answer."""
+        return await self._answers.asend(value)
+
+    async def athrow(self, *error: Any) -> Answer:
+        """Raise an error where the stream is."""
+        return await self._answers.athrow(*error)
+
+    async def aclose(self) -> None:
+        """Stop waiting for answers."""
+        await self._answers.aclose()
+
+
 async def fan_out(asker: Asker, type: str, items: Items, *, reducer: Reducer | None = None, **options: Any) -> Answers:
     """Ask many at once and return what came of it; see `Handling.fan_out`."""
     started = begin(asker, type, items, Options(**options))
     async with asker.waiting(), aclosing(started.answers()) as answers:
         async for _ in answers:
             pass
-    return started.result(reducer or collect)
+    result = started.result(reducer or collect)
+    if inspect.isawaitable(result.value):
+        result.value = await result.value
+    return result
 
 
-async def fan_out_stream(asker: Asker, type: str, items: Items, **options: Any) -> AsyncGenerator[Answer, None]:
+def fan_out_stream(asker: Asker, type: str, items: Items, **options: Any) -> AnswerStream:
     """Ask many at once and yield the answers as they come; see `Handling.fan_out_stream`."""
-    async with aclosing(begin(asker, type, items, Options(**options)).answers()) as answers:
-        async for answer in answers:
-            yield answer
+    return AnswerStream(begin(asker, type, items, Options(**options)))
 
 
 def begin(asker: Asker, type: str, items: Items, options: Options) -> FanOut:

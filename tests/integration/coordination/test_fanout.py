@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 from seen_events import events_of
 from worker_processes import Serve
 
-from spine import Agent, Event, Handling, NoHandler, Retry, Spine, on
+from spine import Agent, Answer, Event, Handling, NoHandler, Retry, Spine, on
 from spine.coordination.answers import best
 
 
@@ -107,10 +109,43 @@ async def test_one_question_to_several_agents(spine: Spine, serve: Serve) -> Non
 
 async def test_answers_stream_in(spine: Spine, serve: Serve) -> None:
     await serve(Dealer)
-    came = []
-    async for answer in spine.fan_out_stream("quote.wanted", items(6, silent_from=4), quorum=4, timeout=60):
-        came.append(answer.payload["n"])
+    stream = spine.fan_out_stream("quote.wanted", items(6, silent_from=4), quorum=4, timeout=60)
+    came = [answer.payload["n"] async for answer in stream]
     assert sorted(came) == [0, 1, 2, 3]
+    result = stream.result(best())
+    assert (result.partial, [missing.why for missing in result.missing]) == (False, ["unneeded"] * 2)
+    assert result.value.payload["n"] == 3
+
+
+async def test_a_stream_says_who_did_not_answer(spine: Spine, serve: Serve) -> None:
+    await serve(Dealer)
+    stream = spine.fan_out_stream("quote.wanted", items(4, silent_from=3, fails=[1]), timeout=0.5)
+    assert sorted([answer.place async for answer in stream]) == [0, 2]
+    result = stream.result()
+    assert result.partial
+    assert [answer.place for answer in result.answers] == [0, 2]
+    assert [(missing.place, missing.why) for missing in result.missing] == [(1, "failed"), (3, "late")]
+
+
+async def test_a_stream_left_early_waits_no_more(spine: Spine, serve: Serve) -> None:
+    await serve(Dealer)
+    stream = spine.fan_out_stream("quote.wanted", items(3, silent_from=1), timeout=60)
+    async with aclosing(stream):
+        async for _ in stream:
+            break
+    assert [task for task in asyncio.all_tasks() if task.get_name() == "spine-fan-out"] == []
+    assert [answer.place for answer in stream.result().answers] == [0]
+    assert stream.result().partial
+
+
+async def test_a_reducer_may_ask_somebody_itself(spine: Spine, serve: Serve) -> None:
+    await serve(Dealer)
+
+    async def judge(answers: Sequence[Answer]) -> int:
+        chosen = await spine.request("quote.wanted", {"n": len(answers)}, timeout=10)
+        return int(chosen.payload["n"])
+
+    assert (await spine.fan_out("quote.wanted", items(2), reducer=judge, timeout=10)).value == 2
 
 
 class Crew(Agent):
