@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from meeting import meet
 
@@ -15,16 +15,19 @@ class Firm(Agent):
     """What it began it ends."""
 
     name = "firm"
+    begun: ClassVar[int] = 0
 
     @on("work.wanted")
     async def work(self, event: Event[Any], ctx: Handling) -> None:
+        Firm.begun += 1
         await asyncio.sleep(WORK_S)
         await ctx.publish("work.done", {"n": event.payload["n"]})
 
     @on("alarm.raised")
     async def alarm(self, event: Event[Any], ctx: Handling) -> None:
         """Say how long it took until this began; the clock is the same in every process of a machine."""
-        await ctx.publish("alarm.heard", {"after_ms": (time.monotonic() - event.payload["at"]) * 1000})
+        after_ms = (time.monotonic() - event.payload["at"]) * 1000
+        await ctx.publish("alarm.heard", {"after_ms": after_ms, "begun": Firm.begun})
 
 
 class Yielding(Firm):
