@@ -143,6 +143,7 @@ class Listener:
         self._note_epoch((epoch_reply or b"").decode())
         for raw_key, entries in reply or ():
             self._deliver(raw_key.decode(), entries)
+        await asyncio.sleep(0)  # who was told asks the server first: the next read is in no hurry
 
     def _note_epoch(self, epoch: str) -> None:
         if self._epoch and epoch != self._epoch:

@@ -60,11 +60,12 @@ class Intake:
 
     async def run(self) -> None:
         """Take whatever there is, for ever."""
+        loop = asyncio.get_running_loop()
         failures = 0
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._wake.wait()
+            look = loop.call_later(LOOK_EVERY_S, self._wake.set)
+            await self._wake.wait()
+            look.cancel()
             self._wake.clear()
             try:
                 self._look_where_nothing_rang()
