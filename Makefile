@@ -26,9 +26,10 @@ help:  ## show this list
 # Recipes replace their shell by the program, so that it gets every signal itself.
 
 .PHONY: run
-run: $(INSTALLED)  ## let the reference team work through conversations [CONVERSATIONS=dir] [FRESH=1] [WORKERS=n] [RATE=n]
+run: $(INSTALLED)  ## let the reference team work through conversations [CONVERSATIONS=dir] [FRESH=1] [WORKERS=n] [RATE=n] [CANCEL=n]
 	@exec $(BIN)/python -m agents.team $(if $(CONVERSATIONS),--conversations "$(CONVERSATIONS)") \
-		$(if $(filter-out 0,$(FRESH)),--fresh) $(if $(WORKERS),--workers $(WORKERS)) $(if $(RATE),--rate $(RATE))
+		$(if $(filter-out 0,$(FRESH)),--fresh) $(if $(WORKERS),--workers $(WORKERS)) $(if $(RATE),--rate $(RATE)) \
+		$(if $(CANCEL),--cancel $(CANCEL))
 
 .PHONY: race
 race: $(INSTALLED)  ## play them with and without the gate, and count what is booked too early [CONVERSATIONS=dir]

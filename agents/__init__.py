@@ -1,4 +1,5 @@
-"""The reference team: five agents that turn conversations into bookings, each readable in a minute.
+"""The reference team: agents that turn conversations into bookings, each readable in a minute.
 
-Start with `inquiry`, `scheduling`, `provider`, `document` and `concierge`; `events` says what flows between them.
+Start with `inquiry`, `concierge`, `scheduling` and `document`; `events` says what flows between them. `review` and
+`desk` look at what is uncertain, `calendar` and `provider` stand in for the world outside.
 """

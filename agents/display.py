@@ -92,15 +92,25 @@ def result(progress: Progress, verdict: Verdict) -> list[tuple[str, str]]:
             ("wrong", "with wrong parameters"),
             ("contrary", "with a wrong outcome"),
             ("undocumented", "without their document"),
+            ("regretted", "taken back, and not cancelled once"),
         )
         if getattr(verdict, name)
+    ]
+    cancelled = [
+        ("cancelled before they were booked", f"{progress.cancelled - progress.undone:,}"),
+        ("cancelled afterwards", f"{progress.undone:,}"),
     ]
     return [
         ("conversations", f"{progress.gathered:,}"),
         ("events", f"{progress.events:,}"),
+        ("agreed", f"{progress.routed.total():,}"),
+        ("  and booked at once", f"{progress.routed['scheduling']:,}"),
+        ("  and reviewed first", f"{progress.routed['review']:,}"),
+        ("  and shown to a person first", f"{progress.routed['desk']:,}"),
         ("bookings", f"{verdict.requested:,}"),
         ("  confirmed", f"{progress.confirmed:,}"),
         ("  failed", f"{progress.failed:,}"),
+        *(cancelled if progress.cancelled else ()),
         ("bookings made too early", str(len(verdict.early))),
         ("bookings missing", str(len(verdict.missing))),
         ("bookings made twice", str(len(verdict.double))),

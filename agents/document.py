@@ -12,10 +12,11 @@ class Document(Agent[None]):
     @on("booking.confirmed")
     async def write(self, event: Event[Booking], ctx: Handling) -> None:
         """One confirmed booking, one document."""
-        await ctx.publish("document.ready", Notice.about(event.payload, confirmation(event.payload)))
+        await ctx.publish("document.ready", Notice.about(event.payload, text=confirmation(event.payload)))
 
 
 def confirmation(booking: Booking) -> str:
     """The text of a confirmation."""
     details = "\n".join(f"  {slot.replace('_', ' ')}: {value}" for slot, value in sorted(booking.parameters.items()))
-    return f"Confirmed: {booking.intent} with {booking.service}\n{details}"
+    where = f", in the calendar {booking.calendar}" if booking.calendar else ""
+    return f"Confirmed: {booking.intent} with {booking.service}{where}\n{details}"

@@ -5,17 +5,25 @@
 | `conversation.opened` | `Opened` | the feeder |
 | `turn.user`, `turn.system` | `TurnTaken` | the feeder |
 | `conversation.closed` | `Closed` | the feeder |
-| `requirement.complete` | `Booking` | inquiry |
+| `requirement.complete` | `Requirement` | inquiry; from here on the key is that of the booking |
+| `requirement.routed`, in the inbox of one agent | `Requirement` | concierge, review, desk |
 | `requirements.gathered` | `Gathered` | inquiry, once the conversation is closed |
 | `booking.requested`, then `booking.confirmed` or `booking.failed` | `Booking` | scheduling |
-| `provider.book`, a request | `Booking`; the reply is an `Answer` | scheduling; provider |
+| `calendar.find_slot`, a request | `Search`; the reply is a `Slot` | scheduling; calendar |
+| `provider.book`, `provider.cancel`, requests | `Booking`; the reply is an `Answer` | scheduling; provider |
+| `customer.cancelled`, urgent | `Cancellation` | the feeder |
+| `booking.cancelled` | `Booking` | scheduling |
 | `document.ready` | `Notice` | document |
 | `customer.answered` | `Notice` | concierge |
 """
 
+from typing import Any, Self
+
 from pydantic import BaseModel, ConfigDict
 
 from agents.dialogue import Frame
+
+Place = tuple[str, int, str, str]  # conversation, turn, service, intent
 
 
 class Payload(BaseModel):
@@ -61,42 +69,75 @@ class Gathered(Payload):
     bookings: int  # how many requirements were completed
 
 
-class Booking(Payload):
-    """A booking that the user agreed to."""
+class About(Payload):
+    """What is said about one booking, and which one that is."""
 
     conversation: str
     turn: int  # of the user turn that agreed
     service: str
     intent: str
+
+    @classmethod
+    def about(cls, other: "About", **details: Any) -> Self:
+        """One more thing about the same booking."""
+        return cls(
+            conversation=other.conversation, turn=other.turn, service=other.service, intent=other.intent, **details
+        )
+
+    @property
+    def place(self) -> Place:
+        """What tells a booking of a run from every other."""
+        return self.conversation, self.turn, self.service, self.intent
+
+    def key(self, conversation: str) -> str:
+        """The key of the booking, given that of its conversation: a case of its own, that waits for no other."""
+        return f"{conversation}/{self.turn}/{self.service}"
+
+
+class Booking(About):
+    """A booking that the user agreed to."""
+
     parameters: dict[str, str]  # slot -> canonical value
+    calendar: str = ""  # where it is put, once that is known
 
     def __str__(self) -> str:
         details = ", ".join(f"{slot.replace('_', ' ')} {value}" for slot, value in self.parameters.items())
         return f"{self.intent} with {self.service} ({details})"
 
 
+class Requirement(Payload):
+    """A booking that is agreed and complete."""
+
+    booking: Booking
+    confidence: float  # 0 to 1: how much of what it requires was read back to the user before the yes
+
+
+class Search(Payload):
+    """How well would this booking fit into that calendar?"""
+
+    calendar: str
+    booking: Booking
+
+
+class Slot(Payload):
+    """What a calendar has to offer."""
+
+    calendar: str
+    fit: float  # 0 to 1
+
+
 class Answer(Payload):
-    """What the outside booking service said."""
+    """What the outside booking service did."""
 
     booked: bool
+    booking: Booking
 
 
-class Notice(Payload):
+class Cancellation(About):
+    """The customer takes a booking back."""
+
+
+class Notice(About):
     """A text about one booking."""
 
-    conversation: str
-    turn: int
-    service: str
-    intent: str
     text: str
-
-    @classmethod
-    def about(cls, booking: "Booking | Notice", text: str) -> "Notice":
-        """A text about this booking."""
-        return cls(
-            conversation=booking.conversation,
-            turn=booking.turn,
-            service=booking.service,
-            intent=booking.intent,
-            text=text,
-        )

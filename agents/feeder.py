@@ -1,14 +1,15 @@
 """The feeder plays conversations into the spine: each in its order, many at once."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel
 
 from agents import rules
 from agents.dialogue import Dialogue, Service
-from agents.events import Closed
-from spine import Context, Spine
+from agents.events import Booking, Cancellation, Closed, Opened
+from spine import Context, Priority, Spine
 
 CONVERSATIONS_AT_ONCE = 256
 
@@ -48,6 +49,7 @@ async def feed(
     *,
     rate: float | None = None,
     at_once: int = CONVERSATIONS_AT_ONCE,
+    taken_back: Iterable[Booking] = (),
 ) -> None:
     """Play all conversations to their end; at most `at_once` of them are open at any time.
 
@@ -58,27 +60,62 @@ async def feed(
         schema: the services that they talk about.
         rate: turns per second over all conversations; None is as fast as the spine takes them.
         at_once: how many conversations are played side by side.
+        taken_back: bookings that the customer cancels as soon as they are agreed.
     """
     pace = Pace(rate)
+    regretted: defaultdict[str, list[Booking]] = defaultdict(list)
+    for booking in taken_back:
+        regretted[booking.conversation].append(booking)
     free = asyncio.Semaphore(at_once)
 
     async def one(dialogue: Dialogue) -> None:
         async with free:
-            await _play(spine, conversation_key(run, dialogue.dialogue_id), dialogue, schema, pace)
+            key = conversation_key(run, dialogue.dialogue_id)
+            await _play(spine, key, dialogue, rules.opening(dialogue, schema), pace, regretted[dialogue.dialogue_id])
 
     async with asyncio.TaskGroup() as group:
         for dialogue in dialogues:
             group.create_task(one(dialogue), name=f"conversation {dialogue.dialogue_id}")
 
 
-async def _play(spine: Spine, key: str, dialogue: Dialogue, schema: dict[str, Service], pace: Pace) -> None:
+def every(nth: int | None, dialogues: Iterable[Dialogue], schema: dict[str, Service]) -> list[Booking]:
+    """Every `nth` booking that the conversations agree to, in the order of the data; none for None."""
+    if not nth:
+        return []
+    agreed = [requirement.booking for dialogue in dialogues for requirement in rules.requirements(dialogue, schema)]
+    return agreed[nth - 1 :: nth]
+
+
+async def cancel(spine: Spine, conversation: str, booking: Booking) -> None:
+    """Take a booking back, as a customer's button would: urgent, so that it overtakes what waits.
+
+    Args:
+        spine: where to.
+        conversation: the key of the conversation in which it was agreed.
+        booking: which one.
+    """
+    await spine.publish(
+        "customer.cancelled",
+        Cancellation.about(booking),
+        key=booking.key(conversation),
+        context=Context(correlation=conversation, session_id=conversation),
+        priority=Priority.URGENT,
+    )
+
+
+async def _play(
+    spine: Spine, key: str, dialogue: Dialogue, opening: Opened, pace: Pace, regretted: list[Booking]
+) -> None:
     context = Context(correlation=key, session_id=key)
 
     async def say(type: str, payload: BaseModel) -> None:
         await spine.publish(type, payload, context=context)
 
-    await say("conversation.opened", rules.opening(dialogue, schema))
+    await say("conversation.opened", opening)
     for turn, speaker in rules.turns(dialogue):
         await pace.wait()
         await say("turn.user" if speaker == "USER" else "turn.system", turn)
+        for booking in regretted:
+            if booking.turn == turn.turn:
+                await cancel(spine, key, booking)
     await say("conversation.closed", Closed(conversation=dialogue.dialogue_id, turns=len(dialogue.turns)))

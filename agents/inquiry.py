@@ -28,11 +28,12 @@ class Inquiry(Agent[Gathering]):
 
     @on("turn.user")
     async def complete(self, event: Event[TurnTaken], ctx: Handling) -> None:
-        """What this turn agreed to is complete: scheduling may act on it now, and not before."""
+        """What this turn agreed to is complete: it may be acted on now, and not before."""
         known: Gathering = ctx.state
-        for booking in known.agreed:
-            if booking.turn == event.payload.turn:
-                await ctx.publish("requirement.complete", booking)
+        for requirement in known.agreed:
+            if requirement.booking.turn == event.payload.turn:
+                key = requirement.booking.key(event.key)
+                await ctx.publish("requirement.complete", requirement, key=key)
 
     @on("conversation.closed")
     async def closed(self, event: Event[Closed], ctx: Handling) -> None:

@@ -1,11 +1,13 @@
 """How far a run has come, folded from the log while it happens."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from agents.events import About, Place
 from agents.feeder import conversation_key
 from spine import Event
 
@@ -23,7 +25,10 @@ class Progress:
         requested: bookings requested.
         confirmed: of these, confirmed.
         failed: of these, failed.
-        answered: bookings of which the customer has been told.
+        cancelled: bookings that the customer took back and the team cancelled.
+        undone: of these, cancelled after they had been made.
+        routed: agent → how many requirements the concierge gave it.
+        answered: how often a customer was told what came of a booking.
         latencies_s: for each of these, from the turn that agreed to the customer's answer, by the server's clock.
     """
 
@@ -35,9 +40,15 @@ class Progress:
     requested: int = 0
     confirmed: int = 0
     failed: int = 0
+    cancelled: int = 0
+    undone: int = 0
+    routed: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     latencies_s: list[float] = field(default_factory=list)
     _agreed: int = 0
+    _taken_back: set[Place] = field(default_factory=set)
+    _made: set[Place] = field(default_factory=set)
+    _over: set[Place] = field(default_factory=set)  # nothing is left of these
     _spoken: dict[tuple[str, int], datetime] = field(default_factory=dict)
     _first: datetime | None = None
     _last: datetime | None = None
@@ -56,12 +67,22 @@ class Progress:
             case "requirements.gathered":
                 self.gathered += 1
                 self._agreed += event.payload["bookings"]
+            case "requirement.routed" if event.source == "concierge":
+                self.routed[event.topic.removeprefix("@")] += 1
             case "booking.requested":
                 self.requested += 1
             case "booking.confirmed":
                 self.confirmed += 1
+                self._made.add(_place(event))
             case "booking.failed":
                 self.failed += 1
+                self._over.add(_place(event))
+            case "customer.cancelled":
+                self._taken_back.add(_place(event))
+            case "booking.cancelled":
+                self.cancelled += 1
+                self.undone += _place(event) in self._made
+                self._over.add(_place(event))
             case "customer.answered":
                 self.answered += 1
                 agreed = self._spoken.get((event.payload["conversation"], event.payload["turn"]))
@@ -70,8 +91,9 @@ class Progress:
 
     @property
     def done(self) -> bool:
-        """Whether every turn has been handled, and every booking that came of them answered."""
-        return self.gathered >= self.conversations and self.answered >= self._agreed
+        """Whether every turn has been handled, and the customer knows the end of every booking that came of them."""
+        told = self.answered >= self._agreed + self.undone
+        return self.gathered >= self.conversations and told and self._taken_back <= self._over
 
     @property
     def seconds(self) -> float:
@@ -82,6 +104,10 @@ class Progress:
     def events_per_second(self) -> float:
         """Events of the run by its length; 0 while that is not known."""
         return self.events / self.seconds if self.seconds else 0.0
+
+
+def _place(event: Event[dict[str, Any]]) -> Place:
+    return About.model_validate(event.payload).place
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

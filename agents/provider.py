@@ -4,11 +4,9 @@ import os
 from pathlib import Path
 
 from agents.dialogue import load_schema
-from agents.events import Answer, Booking
+from agents.events import Answer, Booking, Place
 from agents.outcomes import load_outcomes
 from spine import Agent, Event, Handling, on
-
-Place = tuple[str, int, str, str]  # conversation, turn, service, intent
 
 
 class Provider(Agent[None]):
@@ -23,14 +21,16 @@ class Provider(Agent[None]):
     @on("provider.book")
     async def book(self, event: Event[Booking], ctx: Handling) -> None:
         """Book, or say that it cannot be done."""
-        await ctx.reply(Answer(booked=_place(event.payload) not in self.refused))
+        booking = event.payload
+        await ctx.reply(Answer(booked=booking.place not in self.refused, booking=booking))
+
+    @on("provider.cancel")
+    async def cancel(self, event: Event[Booking], ctx: Handling) -> None:
+        """Undo a booking."""
+        await ctx.reply(Answer(booked=False, booking=event.payload))
 
 
 def refused(directory: Path) -> set[Place]:
     """The bookings that fail, by the data of a directory."""
     outcomes = load_outcomes(directory, load_schema(directory)).values()
-    return {_place(outcome.booking) for known in outcomes for outcome in known if not outcome.booked}
-
-
-def _place(booking: Booking) -> Place:
-    return booking.conversation, booking.turn, booking.service, booking.intent
+    return {outcome.booking.place for known in outcomes for outcome in known if not outcome.booked}

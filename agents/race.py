@@ -1,7 +1,7 @@
 """The race that the spine ends: `python -m agents.race` plays the conversations twice and counts early bookings.
 
 Once as the team is, once with the gate taken out: scheduling then takes the customer's yes for a booking, at once and
-on what the turn says, instead of waiting for `requirement.complete`. Everything else is the same: agents, processes,
+on what the turn says, instead of waiting for what is complete. Everything else is the same: agents, processes,
 conversations, the way a booking is made. Nothing sleeps.
 """
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from agents import rules
 from agents.display import out, say
-from agents.events import Booking, Opened, TurnTaken
+from agents.events import Booking, Opened, Place, Requirement, TurnTaken
 from agents.feeder import conversation_key, feed, start_run
 from agents.rules import Gathering
 from agents.scheduling import request_booking
@@ -25,7 +25,6 @@ from spine import Agent, Event, Handling, Spine, on, reduces
 
 GATE_TAKEN_OUT = {**TEAM, "scheduling": "agents.race:Hasty"}
 QUIET_SECONDS = 1.0
-Place = tuple[str, int, str, str]
 
 
 class Hasty(Agent[Gathering]):
@@ -57,6 +56,10 @@ class Hasty(Agent[Gathering]):
                     parameters=slots,
                 )
                 await request_booking(booking, ctx)
+
+    @on("requirement.routed")
+    async def complete(self, event: Event[Requirement]) -> None:
+        """What this agent should have waited for: it has booked already."""
 
 
 async def race(url: str | None, material: Material, team: dict[str, str], namespace: str) -> tuple[int, int]:
@@ -91,12 +94,10 @@ async def count_early(spine: Spine, run: int) -> tuple[int, int]:
     requested: list[tuple[int, Place]] = []
     async for event in spine.replay(after=run, types=("requirement.complete", "booking.requested")):
         if event.key.startswith(conversation_key(run, "")):
-            booking = Booking.model_validate(event.payload)
-            place = (booking.conversation, booking.turn, booking.service, booking.intent)
             if event.type == "requirement.complete":
-                complete[place] = event.seq
+                complete[Requirement.model_validate(event.payload).booking.place] = event.seq
             else:
-                requested.append((event.seq, place))
+                requested.append((event.seq, Booking.model_validate(event.payload).place))
     return len(requested), sum(1 for seq, place in requested if complete.get(place, seq) >= seq)
 
 

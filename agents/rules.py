@@ -3,7 +3,8 @@
 A booking is agreed when the user's frame of a transactional intent has an AFFIRM right after a turn of the system
 whose frame of that service has CONFIRM or NOTIFY_FAILURE acts, with all required slots in the user's state. (A booking
 that failed can be offered again with other values: that is the NOTIFY_FAILURE.) Its parameters are what the CONFIRM
-and OFFER acts of the system said the user's values stand for.
+and OFFER acts of the system said the user's values stand for. How certain it is, is the share of the required ones that
+the turn just before the yes read back; the others were understood earlier.
 
 The functions fold one turn into what is known, and return a new value: they are reducers.
 """
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pydantic import BaseModel, ConfigDict
 
 from agents.dialogue import Act, Dialogue, Frame, Service, Wish
-from agents.events import Bookable, Booking, Opened, TurnTaken
+from agents.events import Bookable, Booking, Opened, Requirement, TurnTaken
 
 
 class Said(BaseModel):
@@ -35,7 +36,8 @@ class Gathering(BaseModel):
     bookable: dict[str, dict[str, Bookable]] = {}
     said: tuple[Said, ...] = ()  # the newest last
     proposed: tuple[str, ...] = ()  # services for which a yes, now, is a booking
-    agreed: tuple[Booking, ...] = ()
+    read_back: tuple[Said, ...] = ()  # what that yes would answer
+    agreed: tuple[Requirement, ...] = ()
 
 
 def opened(known: Gathering, event: Opened) -> Gathering:
@@ -45,21 +47,27 @@ def opened(known: Gathering, event: Opened) -> Gathering:
 
 def system_spoke(known: Gathering, turn: TurnTaken) -> Gathering:
     """The system offered values, asked for a confirmation, or neither."""
-    heard = [said for frame in turn.frames for act in frame.acts("CONFIRM", "OFFER") for said in _values(frame, act)]
+    heard = put_to_the_user(turn)
     again = {(said.service, said.slot, said.value) for said in heard}
     kept = (said for said in known.said if (said.service, said.slot, said.value) not in again)
     proposed = tuple(frame.service for frame in turn.frames if any(frame.acts("CONFIRM", "NOTIFY_FAILURE")))
-    return known.model_copy(update={"said": (*kept, *heard), "proposed": proposed})
+    return known.model_copy(update={"said": (*kept, *heard), "proposed": proposed, "read_back": heard})
 
 
 def user_spoke(known: Gathering, turn: TurnTaken) -> Gathering:
     """The user said something; perhaps yes, to what the system proposed just before."""
-    agreed = [booking for frame in turn.frames if (booking := _agreed(known, turn, frame))]
+    agreed = [requirement for frame in turn.frames if (requirement := _agreed(known, turn, frame))]
     return known.model_copy(update={"agreed": (*known.agreed, *agreed), "proposed": ()})
 
 
-def bookings(dialogue: Dialogue, schema: dict[str, Service]) -> tuple[Booking, ...]:
-    """The bookings that a whole conversation agrees to, in order."""
+def put_to_the_user(turn: TurnTaken) -> tuple[Said, ...]:
+    """What the system offered or asked to confirm in a turn."""
+    acts = ((frame, act) for frame in turn.frames for act in frame.acts("CONFIRM", "OFFER"))
+    return tuple(said for frame, act in acts for said in _values(frame, act))
+
+
+def requirements(dialogue: Dialogue, schema: dict[str, Service]) -> tuple[Requirement, ...]:
+    """What a whole conversation agrees to, in order."""
     known = opened(Gathering(), opening(dialogue, schema))
     for taken, speaker in turns(dialogue):
         known = user_spoke(known, taken) if speaker == "USER" else system_spoke(known, taken)
@@ -101,20 +109,28 @@ def _values(frame: Frame, act: Act) -> Iterable[Said]:
         yield Said(service=frame.service, slot=act.slot, value=value, canonical=canonical)
 
 
-def _agreed(known: Gathering, turn: TurnTaken, frame: Frame) -> Booking | None:
+def _agreed(known: Gathering, turn: TurnTaken, frame: Frame) -> Requirement | None:
     wish = frame.state
     if wish is None or frame.service not in known.proposed or not any(frame.acts("AFFIRM")):
         return None
     needs = known.bookable.get(frame.service, {}).get(wish.active_intent)
     if needs is None or not all(wish.slot_values.get(slot) for slot in needs.required):
         return None
-    return Booking(
+    booking = Booking(
         conversation=turn.conversation,
         turn=turn.turn,
         service=frame.service,
         intent=wish.active_intent,
         parameters=_parameters(known, frame.service, wish, needs),
     )
+    return Requirement(booking=booking, confidence=_confidence(known, booking, needs))
+
+
+def _confidence(known: Gathering, booking: Booking, needs: Bookable) -> float:
+    """The share of what is required that the user's yes answered word for word."""
+    heard = {(said.slot, said.canonical) for said in known.read_back if said.service == booking.service}
+    certain = [(slot, booking.parameters[slot]) in heard for slot in needs.required]
+    return round(sum(certain) / len(certain), 2) if certain else 1.0
 
 
 def _parameters(known: Gathering, service: str, wish: Wish, needs: Bookable) -> dict[str, str]:

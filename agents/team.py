@@ -16,10 +16,10 @@ import typer
 
 from agents.dialogue import Dialogue, Service, load_dialogues, load_schema
 from agents.display import say, show_result, shown
-from agents.feeder import feed, start_run
+from agents.feeder import every, feed, start_run
 from agents.progress import Progress
 from agents.verification import Verdict, expectations, judge, read_record
-from agents.workers import TEAM, WorkerFailed, Workers
+from agents.workers import PROCESSES, TEAM, WorkerFailed, Workers
 from spine import Spine, SpineError
 
 SHIPPED = Path(__file__).parent / "conversations"
@@ -40,6 +40,7 @@ class Options:
     fresh: bool
     workers: int
     rate: float | None
+    cancel: int | None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -68,10 +69,10 @@ async def run_team(options: Options) -> int:
         await forget(options)
     async with Spine(options.url, namespace=options.namespace, name="feeder") as spine:
         environment = {**options.environment, "CONVERSATIONS": str(options.conversations.resolve())}
-        say(f"starting {len(TEAM)} agents, worker processes each: {options.workers}")
+        say(f"starting {len(TEAM)} agents in {len(PROCESSES) * options.workers} worker processes")
         async with Workers(options.workers, environment, say) as workers:
             await workers.ready(spine)
-            progress = await play(spine, material, options.rate)
+            progress = await play(spine, material, options.rate, options.cancel)
             verdict = await verdict_on(spine, progress.run, material)
             show_result(progress, verdict)
     return 1 if verdict.faults else 0
@@ -90,12 +91,17 @@ async def forget(options: Options) -> None:
             raise CannotForget(f"namespace {options.namespace} could not be deleted")
 
 
-async def play(spine: Spine, material: Material, rate: float | None) -> Progress:
-    """Feed the conversations and wait until all that follows from them is done, or nothing happens any more."""
+async def play(spine: Spine, material: Material, rate: float | None, cancel: int | None = None) -> Progress:
+    """Feed the conversations and wait until all that follows from them is done, or nothing happens any more.
+
+    Every `cancel`-th booking is taken back as soon as it is agreed.
+    """
+    taken_back = every(cancel, material.dialogues, material.schema)
     run = await start_run(spine, len(material.dialogues))
     progress = Progress(run=run, conversations=len(material.dialogues))
     async with shown(progress), asyncio.TaskGroup() as group:
-        group.create_task(feed(spine, run, material.dialogues, material.schema, rate=rate), name="feed")
+        fed = feed(spine, run, material.dialogues, material.schema, rate=rate, taken_back=taken_back)
+        group.create_task(fed, name="feed")
         group.create_task(follow(spine, progress), name="follow")
     return progress
 
@@ -144,10 +150,19 @@ def main(
     rate: Annotated[
         float | None, typer.Option(min=0.01, help="Turns per second; as fast as the spine takes them if left out.")
     ] = None,
+    cancel: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Let customers take every N-th booking back.")
+    ] = None,
 ) -> None:
     """Let the reference team work through conversations, and compare what it booked with the data."""
     options = Options(
-        url=url, namespace=namespace, conversations=conversations, fresh=fresh, workers=workers, rate=rate
+        url=url,
+        namespace=namespace,
+        conversations=conversations,
+        fresh=fresh,
+        workers=workers,
+        rate=rate,
+        cancel=cancel,
     )
     try:
         code = asyncio.run(_until_signalled(options))

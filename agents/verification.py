@@ -1,6 +1,6 @@
 """Verification: what the team did in a run, compared with what the data says must happen."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,13 +8,12 @@ from typing import Any
 
 from agents import rules
 from agents.dialogue import Dialogue, Service
-from agents.events import Booking, Notice
+from agents.events import About, Booking, Place
 from agents.feeder import conversation_key
 from agents.outcomes import Outcome, load_outcomes
 from spine import Event, Spine
 
-Place = tuple[str, int, str, str]  # conversation, turn, service, intent
-JUDGED = ("turn.user", "booking.*", "document.ready")
+JUDGED = ("turn.user", "booking.*", "document.ready", "customer.cancelled")
 
 
 @dataclass
@@ -23,9 +22,7 @@ class Record:
 
     spoken: dict[tuple[str, int], int] = field(default_factory=dict)  # conversation, turn -> seq
     requested: list[tuple[int, Booking]] = field(default_factory=list)  # with the seq
-    confirmed: list[Place] = field(default_factory=list)
-    failed: list[Place] = field(default_factory=list)
-    documents: list[Place] = field(default_factory=list)
+    told: dict[str, Counter[Place]] = field(default_factory=lambda: defaultdict(Counter))  # type -> what it is about
 
     def add(self, event: Event[dict[str, Any]]) -> None:
         """Take one event of the run into account."""
@@ -34,12 +31,8 @@ class Record:
                 self.spoken[event.payload["conversation"], event.payload["turn"]] = event.seq
             case "booking.requested":
                 self.requested.append((event.seq, Booking.model_validate(event.payload)))
-            case "booking.confirmed":
-                self.confirmed.append(place(Booking.model_validate(event.payload)))
-            case "booking.failed":
-                self.failed.append(place(Booking.model_validate(event.payload)))
-            case "document.ready":
-                self.documents.append(place(Notice.model_validate(event.payload)))
+            case _:
+                self.told[event.type][About.model_validate(event.payload).place] += 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +43,12 @@ class Verdict:
         expected: how many bookings the data holds.
         requested: how many the team requested.
         early: requested before the turn that agreed, or never agreed at all.
-        missing: agreed, but never requested.
+        missing: agreed, but never requested, though the customer did not take it back.
         double: requested again.
         wrong: requested with another value for a required slot.
         contrary: confirmed where the data says it failed, or the other way round, or left without an outcome.
         undocumented: confirmed without a document, or with more than one.
+        regretted: taken back and neither cancelled, once, nor failed; or cancelled without having been taken back.
     """
 
     expected: int
@@ -65,17 +59,13 @@ class Verdict:
     wrong: Sequence[Place]
     contrary: Sequence[Place]
     undocumented: Sequence[Place]
+    regretted: Sequence[Place]
 
     @property
     def faults(self) -> dict[str, Sequence[Place]]:
         """The lists that are not empty, by name."""
-        names = ("early", "missing", "double", "wrong", "contrary", "undocumented")
+        names = ("early", "missing", "double", "wrong", "contrary", "undocumented", "regretted")
         return {name: places for name in names if (places := getattr(self, name))}
-
-
-def place(of: Booking | Notice) -> Place:
-    """What tells one booking of a run from every other."""
-    return of.conversation, of.turn, of.service, of.intent
 
 
 def expectations(directory: Path, dialogues: Iterable[Dialogue], schema: dict[str, Service]) -> list[Outcome]:
@@ -101,27 +91,34 @@ async def read_record(spine: Spine, run: int) -> Record:
 
 def judge(record: Record, outcomes: Sequence[Outcome], schema: dict[str, Service]) -> Verdict:
     """Compare a run with what must happen."""
-    expected = {place(outcome.booking): outcome for outcome in outcomes}
-    requested = Counter(place(booking) for _, booking in record.requested)
-    documents = Counter(record.documents)
+    expected = {outcome.booking.place: outcome for outcome in outcomes}
+    requested = Counter(booking.place for _, booking in record.requested)
+    confirmed, documents = record.told["booking.confirmed"], record.told["document.ready"]
+    failed, cancelled = record.told["booking.failed"], record.told["booking.cancelled"]
+    taken_back = record.told["customer.cancelled"]
     return Verdict(
         expected=len(expected),
         requested=len(record.requested),
-        early=[place(b) for seq, b in record.requested if place(b) not in expected or not _heard(record, seq, b)],
-        missing=[at for at in expected if at not in requested],
+        early=[b.place for seq, b in record.requested if b.place not in expected or not _heard(record, seq, b)],
+        missing=[at for at in expected if at not in requested and at not in taken_back],
         double=[at for at, times in requested.items() if times > 1],
         wrong=[
-            place(booking)
+            booking.place
             for _, booking in record.requested
-            if (outcome := expected.get(place(booking))) and not _same(booking, outcome.booking, schema)
+            if (outcome := expected.get(booking.place)) and not _same(booking, outcome.booking, schema)
         ],
-        contrary=[at for at in requested if at in expected and not _as_expected(record, at, expected[at].booked)],
-        undocumented=[at for at in {*record.confirmed, *documents} if documents[at] != record.confirmed.count(at)],
+        contrary=[
+            at
+            for at in requested
+            if at in expected and (at in confirmed, at in failed) != (expected[at].booked, not expected[at].booked)
+        ],
+        undocumented=[at for at in {*confirmed, *documents} if documents[at] != confirmed[at]],
+        regretted=[at for at in {*taken_back, *cancelled} if cancelled[at] != (at in taken_back and at not in failed)],
     )
 
 
 def _by_rule(dialogue: Dialogue, schema: dict[str, Service]) -> list[Outcome]:
-    return [Outcome(booking=booking, booked=True) for booking in rules.bookings(dialogue, schema)]
+    return [Outcome(booking=agreed.booking, booked=True) for agreed in rules.requirements(dialogue, schema)]
 
 
 def _heard(record: Record, seq: int, booking: Booking) -> bool:
@@ -133,8 +130,3 @@ def _heard(record: Record, seq: int, booking: Booking) -> bool:
 def _same(done: Booking, wanted: Booking, schema: dict[str, Service]) -> bool:
     required = next(i.required_slots for i in schema[wanted.service].intents if i.name == wanted.intent)
     return all(done.parameters.get(slot) == wanted.parameters.get(slot) for slot in required)
-
-
-def _as_expected(record: Record, at: Place, booked: bool) -> bool:
-    came, absent = (record.confirmed, record.failed) if booked else (record.failed, record.confirmed)
-    return at in came and at not in absent

@@ -1,4 +1,4 @@
-"""The worker processes of the reference team: one `spine run` per agent, as anybody would start them."""
+"""The worker processes of the reference team: each is one `spine run`, as anybody would start it."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,21 @@ from spine import Spine
 
 TEAM = {
     "inquiry": "agents.inquiry:Inquiry",
+    "concierge": "agents.concierge:Concierge",
+    "review": "agents.review:Review",
+    "desk": "agents.desk:Desk",
     "scheduling": "agents.scheduling:Scheduling",
+    "calendar": "agents.calendar:Calendar",
     "provider": "agents.provider:Provider",
     "document": "agents.document:Document",
-    "concierge": "agents.concierge:Concierge",
 }
+PROCESSES = (  # those that have little to do share one
+    ("inquiry",),
+    ("concierge", "review"),
+    ("scheduling",),
+    ("desk", "calendar", "provider"),
+    ("document",),
+)
 APP_DIR = Path(__file__).parents[1]
 READY_SECONDS = 30.0
 POLL_SECONDS = 0.02
@@ -34,7 +44,6 @@ class WorkerFailed(Exception):
 
 @dataclass
 class _Running:
-    agent: str
     process: asyncio.subprocess.Process
     said: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
 
@@ -43,7 +52,7 @@ class Workers:
     """Starts the workers and, whatever happens, stops them. One that is killed is started again.
 
     Args:
-        per_agent: worker processes of each agent.
+        per_agent: how many of each of `PROCESSES`.
         environment: what they find in theirs, beside our own.
         report: told in one line of everything that is not routine.
         team: what `spine run` is given, by agent.
@@ -57,6 +66,7 @@ class Workers:
         team: Mapping[str, str] = TEAM,
     ) -> None:
         self._team = team
+        self._targets = {", ".join(agents): [team[agent] for agent in agents] for agents in PROCESSES}
         self._per_agent = per_agent
         self._environment = {**os.environ, **environment}
         self._report = report
@@ -67,12 +77,12 @@ class Workers:
 
     async def __aenter__(self) -> Self:
         try:
-            for agent in self._team:
-                await self._start(agent)
+            for name in self._targets:
+                await self._start(name)
         except BaseException:
             await self._stop()
             raise
-        self._keepers = [asyncio.create_task(self._keep(agent), name=f"keep {agent}") for agent in self._team]
+        self._keepers = [asyncio.create_task(self._keep(name), name=f"keep {name}") for name in self._targets]
         return self
 
     async def __aexit__(
@@ -103,9 +113,9 @@ class Workers:
                 raise self._failed
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _start(self, agent: str) -> None:
+    async def _start(self, name: str) -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "spine", "run", self._team[agent]),
+            *(sys.executable, "-m", "spine", "run", *self._targets[name]),
             *("--workers", str(self._per_agent), "--app-dir", str(APP_DIR)),
             env=self._environment,
             stdin=asyncio.subprocess.DEVNULL,
@@ -113,21 +123,21 @@ class Workers:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us: we stop them in order
         )
-        self._running[agent] = _Running(agent, process)
+        self._running[name] = _Running(process)
 
-    async def _keep(self, agent: str) -> None:
+    async def _keep(self, name: str) -> None:
         while True:
-            running = self._running[agent]
+            running = self._running[name]
             assert running.process.stderr is not None
             async for line in running.process.stderr:
                 running.said.append(line.decode(errors="replace").rstrip())
             code = await running.process.wait()
             if not self._working:
-                self._failed = WorkerFailed(f"{agent} ended with {code} at its start:\n" + "\n".join(running.said))
+                self._failed = WorkerFailed(f"{name} ended with {code} at its start:\n" + "\n".join(running.said))
                 return
-            self._report(f"{agent} ended with {code}; another one takes its place")
+            self._report(f"{name} ended with {code}; another one takes its place")
             await asyncio.sleep(RESTART_SECONDS)
-            await self._start(agent)
+            await self._start(name)
 
     async def _stop(self) -> None:
         """Let all finish what they have in hand; what takes too long, or a second Ctrl-C meanwhile, kills them."""

@@ -19,7 +19,7 @@ import redis.asyncio
 from agents.progress import Progress
 from agents.race import GATE_TAKEN_OUT, race
 from agents.team import Material, play, verdict_on
-from agents.workers import TEAM, Workers
+from agents.workers import PROCESSES, TEAM, Workers
 from spine import Spine
 
 ROOT = Path(__file__).parents[2]
@@ -79,8 +79,8 @@ async def requested(spine: Spine, directory: Path) -> Bookings:
     return found
 
 
-async def places(spine: Spine, type: str) -> Counter[tuple[Any, ...]]:
-    fields = ("conversation", "turn", "service", "intent")
+async def places(spine: Spine, type: str, *more: str) -> Counter[tuple[Any, ...]]:
+    fields = ("conversation", "turn", "service", "intent", *more)
     return Counter([tuple(event.payload[name] for name in fields) async for event in spine.replay(types=type)])
 
 
@@ -93,6 +93,7 @@ async def test_the_shipped_conversations_end_as_the_data_says(url: str, namespac
         assert await requested(spine, SHIPPED) == recorded(SHIPPED)
         assert await places(spine, "document.ready") == await places(spine, "booking.confirmed")
         assert (progress.confirmed, progress.failed, len(progress.latencies_s)) == (14, 5, 19)
+        assert progress.routed == {"scheduling": 17, "review": 1, "desk": 1}
 
 
 async def test_without_outcomes_in_the_data_the_same_bookings_are_requested_and_all_confirmed(
@@ -126,21 +127,42 @@ async def test_the_sample_gives_exactly_its_bookings(url: str, namespace: str, p
     async with team(url, namespace, SAMPLE, per_agent) as (spine, reports):
         progress = await play(spine, material, None)
         await _exactly_the_sample(spine, progress, material)
+        assert progress.routed == {"scheduling": 123, "review": 24, "desk": 17}
         assert reports == []
 
 
 @needs_sample
 @pytest.mark.data
-@pytest.mark.parametrize("agent", list(TEAM))
-async def test_a_worker_killed_in_mid_run_changes_nothing(url: str, namespace: str, agent: str) -> None:
+@pytest.mark.parametrize("agents", PROCESSES, ids=", ".join)
+async def test_a_worker_killed_in_mid_run_changes_nothing(url: str, namespace: str, agents: tuple[str, ...]) -> None:
     """The one that takes its place waits for the dead one's lease, and goes on where it stood."""
     material = Material.load(SAMPLE)
     async with team(url, namespace, SAMPLE) as (spine, reports), asyncio.TaskGroup() as group:
-        killing = group.create_task(_kill_when(spine, agent, lambda: _count(spine, "booking.requested", 20)))
+        killing = group.create_task(_kill_when(spine, agents[0], lambda: _count(spine, "booking.requested", 20)))
         progress = await play(spine, material, rate=2000)
         await killing
         await _exactly_the_sample(spine, progress, material)
-        assert reports == [f"{agent} ended with -9; another one takes its place"]
+        assert reports == [f"{', '.join(agents)} ended with -9; another one takes its place"]
+
+
+@needs_sample
+@pytest.mark.data
+@pytest.mark.parametrize("killed", [None, "scheduling", "provider"])
+async def test_what_customers_take_back_is_cancelled_and_all_else_is_booked(
+    url: str, namespace: str, killed: str | None
+) -> None:
+    """Every fourth booking is taken back as soon as it is agreed: cancelled once, unless it failed anyway."""
+    material = Material.load(SAMPLE)
+    async with team(url, namespace, SAMPLE) as (spine, reports), asyncio.TaskGroup() as group:
+        if killed:
+            group.create_task(_kill_when(spine, killed, lambda: _count(spine, "booking.requested", 20)))
+        progress = await play(spine, material, 2000 if killed else None, cancel=4)
+        verdict = await verdict_on(spine, progress.run, material)
+        taken_back = await places(spine, "customer.cancelled")
+        gone = await places(spine, "booking.cancelled") + await places(spine, "booking.failed")
+        assert (verdict.faults, len(taken_back), len(reports)) == ({}, 41, 1 if killed else 0)
+        assert taken_back - gone == Counter()
+        assert verdict.requested == 164 - (progress.cancelled - progress.undone)
 
 
 async def _exactly_the_sample(spine: Spine, progress: Progress, material: Material) -> None:
@@ -148,6 +170,8 @@ async def _exactly_the_sample(spine: Spine, progress: Progress, material: Materi
     assert (verdict.faults, verdict.requested) == ({}, 164)
     assert await requested(spine, SAMPLE) == recorded(SAMPLE)
     assert await places(spine, "document.ready") == await places(spine, "booking.confirmed")
+    booked = [await places(spine, type, "calendar") for type in ("booking.confirmed", "booking.failed")]
+    assert await places(spine, "provider.book", "calendar") == booked[0] + booked[1]
 
 
 async def _kill_when(spine: Spine, agent: str, ripe: Callable[[], Awaitable[None]]) -> None:

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 from agents.dialogue import load_dialogues, load_schema
-from agents.feeder import feed, start_run
-from spine import Spine
+from agents.feeder import every, feed, start_run
+from spine import Priority, Spine
 
 SHIPPED = Path(__file__).parents[2] / "agents" / "conversations"
 
@@ -49,6 +49,22 @@ async def test_a_second_run_has_keys_of_its_own(url: str, namespace: str) -> Non
         keys = [event.key async for event in spine.replay(types="conversation.opened")]
     assert second > first
     assert len(keys) == len(set(keys)) == 2 * len(load_dialogues(SHIPPED))
+
+
+async def test_what_the_customer_takes_back_is_urgent_and_comes_after_it_was_agreed(url: str, namespace: str) -> None:
+    dialogues, schema = load_dialogues(SHIPPED), load_schema(SHIPPED)
+    taken_back = every(5, dialogues, schema)
+    async with Spine(url, namespace=namespace) as spine:
+        run = await start_run(spine, len(dialogues))
+        await feed(spine, run, dialogues, schema, taken_back=taken_back)
+        for booking in taken_back:
+            key = f"{run}:{booking.conversation}"
+            (cancelled,) = [event async for event in spine.replay(key=booking.key(key))]
+            agreed = [event async for event in spine.replay(key=key)][booking.turn + 1]
+            assert (cancelled.type, cancelled.context.priority) == ("customer.cancelled", Priority.URGENT)
+            assert (cancelled.payload["turn"], cancelled.context.correlation) == (booking.turn, key)
+            assert cancelled.seq > agreed.seq
+    assert len(taken_back) == 3
 
 
 async def test_a_rate_is_kept(url: str, namespace: str) -> None:

@@ -6,7 +6,7 @@ import logging
 import pytest
 from pydantic import BaseModel
 
-from agents.events import Booking
+from agents.events import Answer, Booking, Requirement
 from agents.scheduling import Scheduling
 from spine import Agent, Catalog, Draft, Event, EventType, Handling, InvalidInput, InvalidPayload, Retry, on, reduces
 from spine.testing import AgentHarness, HandlerFailed
@@ -100,18 +100,22 @@ async def test_a_reducer_that_raises_fails_the_test_at_once() -> None:
 
 async def test_requests_are_answered_by_stand_ins() -> None:
     async with AgentHarness(Scheduling) as scheduling:
-        await scheduling.answers("provider.book", lambda request: {"booked": request.payload["turn"] < 5})
-        got = await scheduling.given(
-            Draft("requirement.complete", BOOKING, key="c"),
-            Draft("requirement.complete", BOOKING.model_copy(update={"turn": 6}), key="c"),
+        await scheduling.answers("calendar.find_slot", lambda request: {**request.payload, "fit": 1.0})
+        await scheduling.answers(
+            "provider.book", lambda request: Answer(booked=request.payload["turn"] < 5, booking=request.payload)
         )
-        assert [event.type for event in got.emitted if event.type != "provider.book"] == [
+        later = BOOKING.model_copy(update={"turn": 6})
+        got = await scheduling.given(
+            Draft("requirement.routed", Requirement(booking=BOOKING, confidence=1.0), key="c", to="scheduling"),
+            Draft("requirement.routed", Requirement(booking=later, confidence=1.0), key="c", to="scheduling"),
+        )
+        assert [event.type for event in got.emitted if event.type.startswith("booking.")] == [
             "booking.requested",
             "booking.confirmed",
             "booking.requested",
             "booking.failed",
         ]
-        assert got.state is None
+        assert got.state.taken_back is False
 
 
 async def test_what_the_agent_does_not_listen_to_is_refused() -> None:

@@ -11,15 +11,17 @@ from spine import Context, Event
 START = datetime(2026, 6, 1, tzinfo=UTC)
 
 
-def event(type: str, payload: dict[str, Any], *, key: str = "7:c", seconds: float = 0.0) -> Event[dict[str, Any]]:
+def event(
+    type: str, payload: dict[str, Any], *, key: str = "7:c", seconds: float = 0.0, topic: str = "", source: str = "test"
+) -> Event[dict[str, Any]]:
     return Event(
         seq=1,
         id="e",
         type=type,
-        topic=type,
+        topic=topic or type,
         key=key,
-        source="test",
-        payload={"conversation": "c", "turn": 2, **payload},
+        source=source,
+        payload={"conversation": "c", "turn": 2, "service": "S", "intent": "Book", **payload},
         context=Context(),
         ts=START + timedelta(seconds=seconds),
     )
@@ -49,6 +51,39 @@ def test_an_answer_alone_does_not_end_a_run_whose_turns_are_still_open() -> None
     for type in ("requirements.gathered", "customer.answered"):
         progress.see(event(type, {"bookings": 1}))
     assert not progress.done
+
+
+def test_a_run_is_not_done_before_what_was_taken_back_is_cancelled() -> None:
+    progress = Progress(run=7, conversations=1)
+    seen = []
+    for type in (
+        "requirements.gathered",
+        "booking.confirmed",
+        "customer.answered",
+        "customer.cancelled",
+        "booking.cancelled",
+        "customer.answered",
+    ):
+        progress.see(event(type, {"bookings": 1}))
+        seen.append(progress.done)
+    assert seen == [False, False, True, False, False, True]
+    assert (progress.cancelled, progress.undone) == (1, 1)
+
+
+def test_a_booking_that_failed_or_was_never_made_needs_no_undoing() -> None:
+    for end in ("booking.failed", "booking.cancelled"):
+        progress = Progress(run=7, conversations=1)
+        for type in ("requirements.gathered", "customer.cancelled", end, "customer.answered"):
+            assert not progress.done
+            progress.see(event(type, {"bookings": 1}))
+        assert (progress.done, progress.undone) == (True, 0)
+
+
+def test_what_the_concierge_routed_is_counted_where_it_went_first() -> None:
+    progress = Progress(run=7, conversations=1)
+    for topic, source in (("@review", "concierge"), ("@desk", "review"), ("@desk", "concierge")):
+        progress.see(event("requirement.routed", {}, topic=topic, source=source))
+    assert progress.routed == {"review": 1, "desk": 1}
 
 
 @pytest.mark.parametrize("key", ["8:c", "77:c", "7"])

@@ -1,12 +1,13 @@
 """When a booking is agreed: on small made-up turns, on the shipped conversations, on the sample."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agents import rules
 from agents.dialogue import Act, Dialogue, Frame, Intent, Service, Turn, Wish, load_dialogues, load_schema
-from agents.events import Booking
+from agents.events import Booking, Requirement
 from agents.outcomes import load_outcomes
 
 TAXI = Service(
@@ -38,8 +39,12 @@ def act(spec: str | tuple[str, str, str, str]) -> Act:
     return Act(act=kind, slot=slot, values=(value,), canonical_values=(canonical,))
 
 
+def requirements(*turns: Turn) -> tuple[Requirement, ...]:
+    return rules.requirements(Dialogue(dialogue_id="d", services=("Taxi_1",), turns=turns), SCHEMA)
+
+
 def bookings(*turns: Turn) -> tuple[Booking, ...]:
-    return rules.bookings(Dialogue(dialogue_id="d", services=("Taxi_1",), turns=turns), SCHEMA)
+    return tuple(requirement.booking for requirement in requirements(*turns))
 
 
 CONFIRM = (("CONFIRM", "where", "the mill", "Old Mill"), ("CONFIRM", "when", "at noon", "12:00"))
@@ -128,6 +133,32 @@ def test_a_required_value_is_never_lost() -> None:
     assert never_said.parameters["when"] == "midday"
 
 
+@pytest.mark.parametrize(
+    ("just_before", "confidence"), [(CONFIRM, 1.0), (CONFIRM[:1], 0.5), ((("CONFIRM", "seats", "six", "6"),), 0.0)]
+)
+def test_what_was_read_back_just_before_the_yes_is_certain(just_before: tuple[Any, ...], confidence: float) -> None:
+    (requirement,) = requirements(system(*CONFIRM), user("INFORM"), system(*just_before), user("AFFIRM"))
+    assert requirement.booking.parameters["where"] == "Old Mill"
+    assert requirement.booking.parameters["when"] == "12:00"
+    assert requirement.confidence == confidence
+
+
+def test_another_value_read_back_makes_nothing_certain() -> None:
+    (requirement,) = requirements(
+        system(*CONFIRM), user("INFORM"), system(("CONFIRM", "when", "at one", "13:00")), user("AFFIRM")
+    )
+    assert (requirement.booking.parameters["when"], requirement.confidence) == ("12:00", 0.0)
+
+
+def test_a_booking_that_requires_nothing_is_certain() -> None:
+    schema = {
+        "Taxi_1": TAXI.model_copy(update={"intents": (Intent(name="CallTaxi", is_transactional=True),)}),
+    }
+    dialogue = Dialogue(dialogue_id="d", services=("Taxi_1",), turns=(system("CONFIRM"), user("AFFIRM")))
+    (requirement,) = rules.requirements(dialogue, schema)
+    assert requirement.confidence == 1.0
+
+
 def test_a_conversation_about_an_unknown_service_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"d names service Boats_1, which schema\.json does not have"):
         rules.opening(Dialogue(dialogue_id="d", services=("Boats_1",), turns=()), SCHEMA)
@@ -146,7 +177,8 @@ def test_the_rule_gives_exactly_the_bookings_of_the_sample(sample: Path) -> None
 
 def _by_rule(directory: Path) -> list[Booking]:
     schema = load_schema(directory)
-    return [booking for dialogue in load_dialogues(directory) for booking in rules.bookings(dialogue, schema)]
+    agreed = [one for dialogue in load_dialogues(directory) for one in rules.requirements(dialogue, schema)]
+    return [requirement.booking for requirement in agreed]
 
 
 def _recorded(directory: Path) -> list[Booking]:

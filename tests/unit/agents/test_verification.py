@@ -9,7 +9,7 @@ import pytest
 from agents.dialogue import Intent, Service
 from agents.events import Booking, Notice
 from agents.outcomes import Outcome
-from agents.verification import Record, Verdict, judge, place
+from agents.verification import Record, Verdict, judge
 from spine import Context, Event
 
 SCHEMA = {"S": Service(service_name="S", intents=(Intent(name="Book", is_transactional=True, required_slots=("a",)),))}
@@ -24,7 +24,7 @@ def turn(index: int) -> tuple[str, dict[str, Any]]:
 
 
 def fact(type: str, booking: Booking) -> tuple[str, dict[str, Any]]:
-    payload = Notice.about(booking, "text") if type == "document.ready" else booking
+    payload = Notice.about(booking, text="text") if type == "document.ready" else booking
     return type, payload.model_dump()
 
 
@@ -74,22 +74,52 @@ def other_turn(log: Log) -> None:
 @pytest.mark.parametrize(
     ("spoil", "faults"),
     [
-        (lambda log: log.pop(5), {"missing": [place(BAD)]}),
-        (lambda log: log.append(log[5]), {"double": [place(BAD)]}),
-        (other_value, {"wrong": [place(GOOD)]}),
-        (lambda log: log.insert(0, log.pop(1)), {"early": [place(GOOD)]}),
+        (lambda log: log.pop(5), {"missing": [BAD.place]}),
+        (lambda log: log.append(log[5]), {"double": [BAD.place]}),
+        (other_value, {"wrong": [GOOD.place]}),
+        (lambda log: log.insert(0, log.pop(1)), {"early": [GOOD.place]}),
         (other_turn, {"early": [("c", 4, "S", "Book")]}),
-        (lambda log: log.pop(4), {"undocumented": [place(GOOD)]}),
-        (lambda log: log.append(log[4]), {"undocumented": [place(GOOD)]}),
-        (lambda log: log.append(fact("document.ready", BAD)), {"undocumented": [place(BAD)]}),
-        (lambda log: log.pop(6), {"contrary": [place(BAD)]}),
-        (lambda log: log.append(fact("booking.failed", GOOD)), {"contrary": [place(GOOD)]}),
+        (lambda log: log.pop(4), {"undocumented": [GOOD.place]}),
+        (lambda log: log.append(log[4]), {"undocumented": [GOOD.place]}),
+        (lambda log: log.append(fact("document.ready", BAD)), {"undocumented": [BAD.place]}),
+        (lambda log: log.pop(6), {"contrary": [BAD.place]}),
+        (lambda log: log.append(fact("booking.failed", GOOD)), {"contrary": [GOOD.place]}),
     ],
 )
 def test_a_fault_is_named(spoil: Callable[[Log], object], faults: dict[str, list[Any]]) -> None:
     log = right()
     spoil(log)
     assert verdict(log).faults == faults
+
+
+CANCELLED, TAKEN_BACK = "booking.cancelled", "customer.cancelled"
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        [turn(2), fact(TAKEN_BACK, GOOD), fact(CANCELLED, GOOD), *right()[3:4], *right()[5:]],
+        [*right(), fact(TAKEN_BACK, GOOD), fact(CANCELLED, GOOD)],
+        [*right(), fact(TAKEN_BACK, BAD)],
+    ],
+    ids=["before it was made", "afterwards", "what failed anyway"],
+)
+def test_a_booking_that_was_taken_back_is_not_missing(log: Log) -> None:
+    assert verdict(log).faults == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ([(TAKEN_BACK, GOOD)], GOOD.place),
+        ([(TAKEN_BACK, GOOD), (CANCELLED, GOOD), (CANCELLED, GOOD)], GOOD.place),
+        ([(CANCELLED, GOOD)], GOOD.place),
+        ([(TAKEN_BACK, BAD), (CANCELLED, BAD)], BAD.place),
+    ],
+    ids=["not cancelled", "cancelled twice", "never taken back", "failed and cancelled"],
+)
+def test_what_is_taken_back_is_cancelled_once_and_nothing_else_is(more: list[tuple[str, Booking]], place: Any) -> None:
+    assert verdict([*right(), *(fact(*one) for one in more)]).faults == {"regretted": [place]}
 
 
 def test_optional_parameters_are_not_judged() -> None:
