@@ -18,7 +18,7 @@ from spine.declarations import check_patterns, find, marked, names_around, paylo
 from spine.errors import InvalidInput, ReducerFailed
 from spine.events import Event
 from spine.names import check_agent_name
-from spine.upcast import upcast
+from spine.upcast import is_upcast, upcast
 
 _VERSION = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 StateT = TypeVar("StateT")
@@ -148,7 +148,8 @@ def fold_one(kind: type[Reducing[Any]], state: Any, event: Event[Any]) -> Any:
 def reduced(kind: type[Reducing[Any]], spec: ReducerSpec, state: Any, event: Event[Any]) -> Any:
     """Return what a reducer makes of a state and an event. Raises `ReducerFailed`."""
     try:
-        event = upcast(event, spec.model)
+        if spec.model is not None or is_upcast(event.type):
+            event = upcast(event, spec.model)
         if spec.model is not None:
             event = event.with_payload(spec.model.model_validate(event.payload))
         result = spec.function(kind._itself, state, event)
@@ -197,6 +198,32 @@ class Cell(msgspec.Struct, weakref=True, eq=False):
             self.events += 1
             self.ts_ms = event.ts_ms
         self.seq = event.seq
+
+    def fold_all(self, kind: type[Reducing[Any]], events: Iterable[Event[Any]]) -> None:
+        """Take events into the state, in their order. Raises `ReducerFailed` as `fold` does.
+
+        Where no snapshots are due it is quicker than `fold`: what is said of the last event is said once.
+        """
+        if kind.snapshot_events or kind.snapshot_s:
+            for event in events:
+                self.fold(kind, event)
+            return
+        state, count, reducer_for = self.state, 0, kind.reducer_for
+        last = folded = None
+        try:
+            for event in events:
+                spec = reducer_for(event)
+                if spec is not None:
+                    state = reduced(kind, spec, state, event)
+                    folded = event
+                    count += 1
+                last = event
+        finally:
+            if last is not None:
+                self.seq = last.seq
+            if folded is not None:
+                self.state, self.ts_ms, self._body = state, folded.ts_ms, None
+                self.events += count
 
     @property
     def body(self) -> bytes:

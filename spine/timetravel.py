@@ -118,10 +118,10 @@ class TimeTravel(Generic[StateT]):
                 f"{self._kind.name} at seq {until} needs the whole log, of which the events up to {floor} were trimmed "
                 "away, and no stored state covers them."
             )
-        async with aclosing(self.events(WHOLE, cell.seq, until)) as batches:
+        until = min(until, await self._reader.head())
+        async with aclosing(self._reader.batches(await self._selection(WHOLE), cell.seq, until)) as batches:
             async for events in batches:
-                for event in events:
-                    cell.fold(self._kind, event)
+                cell.fold_all(self._kind, events)
                 told(cell.seq)
         return cell
 

@@ -73,7 +73,7 @@ def replay(
 
     spine replay --key c-1 --at "2026-11-20 14:00"
 
-    spine replay agents.progress:Progress --key c-1 --diff 1100 1200
+    spine replay agents.inquiry:Inquiry --key c-1 --diff 1100 1200
     """
     if at is not None and until is not None:
         raise typer.BadParameter("--at and --until exclude each other")
