@@ -10,7 +10,8 @@ RUN /opt/spine/bin/pip install --no-cache-dir --disable-pip-version-check .
 FROM docker.io/library/python:3.12-slim
 ENV PATH=/opt/spine/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    CONVERSATIONS=/conversations
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin spine
 COPY --from=build /opt/spine /opt/spine
 WORKDIR /app

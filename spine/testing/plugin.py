@@ -112,7 +112,8 @@ def spine_namespace(pytestconfig: pytest.Config, spine_url: str, spine_server_ch
 
     name = f"test-{secrets.token_hex(8)}"
     yield name
-    own_server, checked = spine_server_choice in (EMBEDDED, MEMORY), pytestconfig.getini("spine_leftovers")
+    checked = pytestconfig.getini("spine_leftovers")
+    own_server = spine_server_choice in (EMBEDDED, MEMORY) or spine_server_choice.startswith(CONTAINER)
     with _client(spine_url) as client:
         found = leftovers(client, name, own_server=own_server)
         clean(client, name, strangers=own_server and checked)  # so that only the test that left them fails

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -60,6 +61,21 @@ def test_nothing_works_before_the_server_is_healthy(services: dict[str, Any]) ->
         if name != "valkey":
             assert service["depends_on"] == {"valkey": {"condition": "service_healthy"}}, name
             assert service["environment"]["SPINE_URL"] == "redis://valkey:6379/0"
+
+
+def test_a_variable_of_the_host_is_not_one_of_the_services(services: dict[str, Any]) -> None:
+    """podman-compose takes a service's own variables for what stands in ``${…}``: its mount would be elsewhere."""
+    taken = set(re.findall(r"\$\{(\w+)", COMPOSE_FILE.read_text()))
+    assert taken == {"CONVERSATIONS"}
+    for name, service in services.items():
+        assert not taken & service.get("environment", {}).keys(), name
+
+
+def test_the_conversations_are_where_the_image_looks_for_them(services: dict[str, Any]) -> None:
+    (looked_for,) = re.findall(r"CONVERSATIONS=(\S+)", (ROOT / "Dockerfile").read_text())
+    for name, service in services.items():
+        if name != "valkey":
+            assert [volume["target"] for volume in service["volumes"]] == [looked_for], name
 
 
 def test_the_server_keeps_every_event(services: dict[str, Any]) -> None:
