@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spine.client import Spine
 
 PATH_KEPT = 64
+_PRIORITIES = tuple(Priority)
 
 
 class Done:
@@ -123,7 +124,7 @@ class Handled:
             self._child = context.replace(
                 causation=event.seq,
                 path=(*context.path[-PATH_KEPT:], self.agent),
-                priority=Priority(self._taken.lane),
+                priority=_PRIORITIES[self._taken.lane],
                 request=context.request or {"seq": event.seq, "type": event.type, "payload": event.payload},
                 reply_to=None,
                 waiting=(),

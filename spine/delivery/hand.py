@@ -274,7 +274,9 @@ class Hand:
         if self.is_within_bounds(taken):
             heappush(self._ready[taken.lane], offered)
         else:
-            beyond = self._beyond.setdefault(taken.partition, [[] for _ in LANES])
+            beyond = self._beyond.get(taken.partition)
+            if beyond is None:
+                beyond = self._beyond[taken.partition] = [[] for _ in LANES]
             heappush(beyond[taken.lane], offered)
 
     def is_within_bounds(self, taken: Taken) -> bool:
