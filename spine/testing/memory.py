@@ -7,6 +7,7 @@ once: no event on it is ever on disk or on a replica, and a second process sees 
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from typing import Any
@@ -35,11 +36,13 @@ class MemoryServer(FakeServer):
 
     Attributes:
         run_id: what INFO calls this run of the server; fixed, because the data lives exactly as long.
+        pid: the process that it lives in; the child of a fork has but a copy.
     """
 
     def __init__(self) -> None:
         super().__init__(version=VERSION, server_type="redis")
         self.run_id = secrets.token_hex(20)
+        self.pid = os.getpid()
 
     def info(self) -> bytes:
         """Return what INFO says, whatever the section."""
@@ -116,10 +119,16 @@ _servers: dict[str, MemoryServer] = {}
 
 
 def memory_server(url: str) -> MemoryServer:
-    """Return the server that `url` names in this process; it is made when it is first asked for."""
+    """Return the server that `url` names in this process; it is made when it is first asked for.
+
+    Raises `Misconfigured` where the process that made it has forked this one.
+    """
     if not URL.fullmatch(url):
         raise Misconfigured(f"{url!r} is not of the form memory:// or memory://name")
-    return _servers.setdefault(url, MemoryServer())
+    server = _servers.setdefault(url, MemoryServer())
+    if server.pid != os.getpid():
+        raise Misconfigured(f"{url} lives in process {server.pid}, before the fork: use a server that processes share")
+    return server
 
 
 def forget(url: str) -> None:

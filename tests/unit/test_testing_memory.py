@@ -1,6 +1,8 @@
 """``memory://`` behaves like a server as far as a client can tell, and says what it cannot do."""
 
 import asyncio
+import os
+import warnings
 
 import pytest
 
@@ -103,3 +105,22 @@ async def test_a_url_it_cannot_mean_is_refused() -> None:
     with pytest.raises(Misconfigured, match="memory://name"):
         async with Spine("memory://name/3"):
             pass
+
+
+def test_the_child_of_a_fork_is_told_that_it_has_but_a_copy(memory_url: str) -> None:
+    memory_server(memory_url)
+
+    def told() -> bool:
+        with pytest.raises(Misconfigured, match=f"lives in process {os.getppid()}, before the fork"):
+            memory_server(memory_url)
+        return memory_server(memory_url + "-own").pid == os.getpid()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: other tests may have left threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if told() else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
