@@ -111,7 +111,7 @@ class AgentEventBus:
             agent_type=None if agent_type is None else check_key(agent_type, "agent type"),
             responses={},
         )
-        self._subscribers = Subscribers(spine.server)
+        self._subscribers = Subscribers(spine.server, self._shared.agent_type)
         self._emitter = Emitter(self._shared, self._subscribers)
         self._responder = Responder(self._shared)
         self._subscriptions: list[BusSubscription] = []

@@ -33,12 +33,23 @@ class SubscriberInfo(msgspec.Struct, frozen=True):
         event_type: type or pattern; several are joined by commas.
         host: where it runs.
         pid: in which process.
+        agent_type: that of its bus, where it has one.
     """
 
     id: str
     event_type: str
     host: str
     pid: int
+    agent_type: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Who subscribes, in words: the agent type, or else host and process."""
+        return self.agent_type or f"{self.host}/{self.pid}"
+
+    def hears(self, event_type: str) -> bool:
+        """Tell whether events of a type come to it."""
+        return matcher(self.event_type.split(SEPARATOR))(event_type)
 
 
 _encode = msgspec.json.Encoder().encode
@@ -48,8 +59,9 @@ _decode = msgspec.json.Decoder(SubscriberInfo).decode
 class Subscribers:
     """The subscriptions of one namespace, as one bus sees them and shows its own."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, agent_type: str | None = None) -> None:
         self._server = server
+        self._agent_type = agent_type
         self._key = server.keys.subscribers
         self._mine: dict[str, bytes] = {}
         self._known: list[SubscriberInfo] = []
@@ -65,7 +77,7 @@ class Subscribers:
     async def add(self, event_type: str) -> str:
         """Show a subscription; return its id."""
         subscriber = secrets.token_hex(8)
-        info = SubscriberInfo(subscriber, event_type, socket.gethostname(), os.getpid())
+        info = SubscriberInfo(subscriber, event_type, socket.gethostname(), os.getpid(), self._agent_type)
         self._mine[subscriber] = _encode(info)
         await self._beat()
         if self._task is None:
@@ -137,4 +149,4 @@ class Subscribers:
 
 
 def _matching(subscribers: list[SubscriberInfo], event_type: str) -> list[SubscriberInfo]:
-    return [subscriber for subscriber in subscribers if matcher(subscriber.event_type.split(SEPARATOR))(event_type)]
+    return [subscriber for subscriber in subscribers if subscriber.hears(event_type)]

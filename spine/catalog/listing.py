@@ -1,4 +1,4 @@
-"""Who publishes a type and who handles it: from what happened, and from what agents declare."""
+"""Who publishes a type and who handles it: from what happened, what agents declare, and who is subscribed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from spine.bus.subscribers import Subscribers
 from spine.catalog.stored import Known, load
 from spine.client import Spine
 from spine.codec import decode_entry
@@ -52,7 +53,7 @@ class TypeListing(msgspec.Struct, frozen=True, kw_only=True):
         events: how many are in the log under the type's own topic.
         last: when the newest of them was stored.
         publishers: sources of the newest events.
-        handlers: agents that declare a handler for it.
+        handlers: agents that declare a handler for it, and who is subscribed to it on the bus now.
         handled_by: agents that handled one of the newest events.
     """
 
@@ -90,11 +91,13 @@ async def list_types(spine: Spine, *, sample: int = SAMPLE) -> list[TypeListing]
     known = await load(spine.server)
     seen = await _newest(spine, sample)
     agents = await _declarations(spine)
+    subscribers = await Subscribers(spine.server).all()
     declared = {name for handles in agents.values() for name in handles if "*" not in name}
     found = []
     for name in sorted({*known, *seen, *declared}):
         here = seen.get(name, _Seen())
         handlers = {agent for agent, handles in agents.items() if handles and matcher(handles)(name)}
+        handlers |= {subscriber.name for subscriber in subscribers if subscriber.hears(name)}
         found.append(
             TypeListing(
                 type=name,

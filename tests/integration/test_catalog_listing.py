@@ -1,7 +1,9 @@
 """The catalogue of a namespace: what was registered, published, declared and handled; and its AsyncAPI document."""
 
 import json
+import os
 import re
+import socket
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,6 +17,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from spine import Agent, Event, Handling, Spine, Worker, on
+from spine.bus import AgentEventBus
 from spine.catalog import Catalog, EventType, listing
 from spine.catalog.asyncapi import document
 from spine.catalog.listing import TypeListing, list_types
@@ -107,6 +110,20 @@ def test_who_publishes_and_who_handles(listed: dict[str, TypeListing]) -> None:
     refunded = listed["order.refunded"]
     assert (refunded.events, refunded.last, refunded.handlers) == (0, None, ("ledger", "shop"))
     assert (listed["order.paid"].events, listed["job.wanted"].events) == (1, 0)
+
+
+async def test_who_is_subscribed_on_the_bus_handles_as_well(url: str, namespace: str) -> None:
+    async with Spine(url, namespace=namespace) as spine, AgentEventBus(spine, agent_type="Librarian") as bus:
+        await bus.emit("context.requested", {"conversation_id": "c"}, agent_type="Concierge")
+        await bus.subscribe(["context.*", "other"], print)
+        async with AgentEventBus(spine) as nameless:
+            await nameless.subscribe("context.requested", print)
+            handlers = {found.type: found.handlers for found in await list_types(spine)}
+        assert handlers["context.requested"] == ("Librarian", f"{socket.gethostname()}/{os.getpid()}")
+        assert handlers["session.created"] == ()
+    async with Spine(url, namespace=namespace) as reader:
+        listed = {found.type: found for found in await list_types(reader)}
+    assert (listed["context.requested"].publishers, listed["context.requested"].handlers) == (("Concierge",), ())
 
 
 async def test_an_older_client_does_not_take_a_newer_model_back(url: str, namespace: str) -> None:
