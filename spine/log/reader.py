@@ -135,17 +135,18 @@ class Reader:
     async def batches(self, selection: Selection, after: int, until: int) -> AsyncGenerator[list[Event[Any]], None]:
         """Yield the events with ``after < seq <= until`` that `selection` names, in seq order, many at a time."""
         accepts = selection.accepts()
-        if selection.by_index and selection.streams is None:
-            source: _Chunks | _Windows = _Chunks(self, await self.references(selection, after, until))
-        else:
-            source = await self._windows(selection, after, until)
-        async with aclosing(_one_ahead(source)) as found:
-            async for entries in found:
-                events = decode_all(entries)
-                if accepts is not None:
-                    events = [event for event in events if accepts(event)]
-                if events:
-                    yield events
+        async with aclosing(self.references(selection, after, until)) as references:
+            if selection.by_index and selection.streams is None:
+                source: _Chunks | _Windows = _Chunks(self, references)
+            else:
+                source = await self._windows(selection, after, until)
+            async with aclosing(_one_ahead(source)) as found:
+                async for entries in found:
+                    events = decode_all(entries)
+                    if accepts is not None:
+                        events = [event for event in events if accepts(event)]
+                    if events:
+                        yield events
 
     async def forward(self, selection: Selection, after: int, until: int) -> AsyncGenerator[Event[Any], None]:
         """Yield the same events one by one, their payloads of today's version. Raises `UnknownVersion`."""
@@ -165,9 +166,10 @@ class Reader:
                         yield upcast(event)
 
     async def _chunks_backward(self, selection: Selection, after: int, until: int) -> AsyncGenerator[list[Entry], None]:
-        references = await self.references(selection, after, until)
-        for start in range(len(references), 0, -INDEX_CHUNK):
-            yield await self.fetch(references[max(0, start - INDEX_CHUNK) : start])
+        async with aclosing(self.references(selection, after, until, backward=True)) as pages:
+            async for references in pages:
+                for start in range(len(references), 0, -INDEX_CHUNK):
+                    yield await self.fetch(references[max(0, start - INDEX_CHUNK) : start])
 
     async def _windows_backward(
         self, selection: Selection, after: int, until: int
@@ -252,43 +254,52 @@ class Reader:
         )
         return max((_seq(entries[0]) for entries in replies if entries), default=0)
 
-    async def references(self, selection: Selection, after: int, until: int) -> list[Reference]:
-        """Return (seq, partition, stream number) of the events of a key or a correlation, in seq order.
+    async def references(
+        self, selection: Selection, after: int, until: int, *, backward: bool = False
+    ) -> AsyncGenerator[list[Reference], None]:
+        """Yield (seq, partition, stream number) of the events of a key or a correlation, in seq order, many at a time.
 
-        The partition is -1 where the index does not tell.
+        Backward the newest come first; each list is in seq order all the same.
         """
-        keys = self._server.keys
-        found: dict[int, Reference] = {}
-        for word in {selection.key, selection.correlation} - {None}:
-            partition = partition_of(str(word), self._server.partitions)
-            await self._collect(keys.by_key(partition, str(word)), partition, after, until, found)
-        if selection.correlation is not None and selection.key is None:
-            await self._collect(keys.by_correlation(selection.correlation), None, after, until, found)
-        return sorted(found.values())
-
-    async def _collect(self, index: str, of: int | None, after: int, until: int, found: dict[int, Reference]) -> None:
-        """Add the references in one index with ``after < seq <= until``, read from its end.
-
-        Each names its partition where `of` does not.
-        """
-        last = -1
-        while True:
-            page = await self._index(index, last - INDEX_PAGE + 1, last)
-            for reference in page:
-                seq, number, *partition = map(int, reference.split(b":"))
-                if after < seq <= until:
-                    found[seq] = (seq, partition[0] if of is None else of, number)
-            if len(page) < INDEX_PAGE or int(page[0].split(b":")[0]) <= after:
+        indexes, size = self._indexes(selection), INDEX_CHUNK
+        while after < until and indexes:
+            pages = await self._pages(indexes, after, until, size, backward)
+            # What one list has beyond a page of another may come after what that has not shown yet.
+            full = [page for page in pages if len(page) == size]
+            if backward:
+                edge = max((page[0][0] for page in full), default=after + 1)
+            else:
+                edge = min((page[-1][0] for page in full), default=until)
+            found = {one[0]: one for page in pages for one in page if (one[0] >= edge if backward else one[0] <= edge)}
+            if found:
+                yield sorted(found.values())
+            if not full:
                 return
-            last -= INDEX_PAGE
+            after, until, size = (after, edge - 1, INDEX_PAGE) if backward else (edge, until, INDEX_PAGE)
 
-    async def _index(self, index: str, first: int, last: int) -> list[bytes]:
-        """Return a part of an index; the streams it names go by the numbers of the epoch that it is of."""
-        page, epoch = await self._server.commands(
-            ("LRANGE", index, first, last), ("HGET", self._server.keys.meta, "epoch")
-        )
-        self.streams.keep_up((epoch or b"").decode())
-        found: list[bytes] = page
+    def _indexes(self, selection: Selection) -> list[tuple[str, int | None]]:
+        """Return the lists that name what is selected, each with the partition of all that it names, if it is one."""
+        keys, partitions = self._server.keys, self._server.partitions
+        word = selection.correlation if selection.key is None else selection.key
+        if word is None:
+            return []
+        by_key = (keys.by_key(partition_of(word, partitions), word), partition_of(word, partitions))
+        return [by_key] if selection.key is not None else [by_key, (keys.by_correlation(word), None)]
+
+    async def _pages(
+        self, indexes: list[tuple[str, int | None]], after: int, until: int, size: int, backward: bool
+    ) -> list[list[Reference]]:
+        """Return the next references of each index; the streams they name go by the numbers of the same moment."""
+        names = [self._server.keys.meta, *(name for name, _ in indexes)]
+        epoch, *pages = await self._server.run("references", names, [after, until, size, int(backward)])
+        self.streams.keep_up(epoch.decode())
+        found = []
+        for (_, of), page in zip(indexes, pages, strict=True):
+            references = []
+            for raw in page:
+                seq, number, *partition = map(int, raw.split(b":"))
+                references.append((seq, partition[0] if of is None else of, number))
+            found.append(references)
         return found
 
     async def fetch(self, references: Sequence[Reference]) -> list[Entry]:
@@ -339,24 +350,24 @@ class _Windows:
 class _Chunks:
     """The entries that references of an index point to, some at a time."""
 
-    def __init__(self, reader: Reader, references: Sequence[Reference]) -> None:
+    def __init__(self, reader: Reader, pages: AsyncGenerator[list[Reference], None]) -> None:
         self._reader = reader
-        self._references = references
+        self._pages = pages
+        self._references: list[Reference] = []
         self._at = 0
+        self.exhausted = False
 
     async def next(self) -> list[Entry]:
         """Return the next entries; none when all are read."""
-        while self._at < len(self._references):
+        while not self.exhausted:
+            if self._at >= len(self._references):
+                self._references, self._at = await anext(self._pages, []), 0
+                self.exhausted = not self._references
             chunk = self._references[self._at : self._at + INDEX_CHUNK]
             self._at += INDEX_CHUNK
-            if entries := await self._reader.fetch(chunk):
+            if chunk and (entries := await self._reader.fetch(chunk)):
                 return entries
         return []
-
-    @property
-    def exhausted(self) -> bool:
-        """Tell whether all are read."""
-        return self._at >= len(self._references)
 
 
 async def _one_ahead(source: _Windows | _Chunks) -> AsyncGenerator[list[Entry], None]:

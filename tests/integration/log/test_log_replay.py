@@ -307,3 +307,31 @@ async def test_an_index_longer_than_a_page_is_read_to_its_beginning(
     assert await everything(spine, key="k") == stored
     assert await everything(spine, key="k", after=49, until=60) == stored[49:60]
     assert await everything(spine, correlation="c-2") == stored[40:60]
+
+
+async def test_a_long_index_is_read_in_pages_from_either_end(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, raw: redis.asyncio.Redis
+) -> None:
+    monkeypatch.setattr("spine.log.reader.INDEX_CHUNK", 7)
+    monkeypatch.setattr("spine.log.reader.INDEX_PAGE", 11)
+    drafts = [
+        Draft(
+            "a.b", {"i": i}, key="c" if i % 3 == 0 else f"k-{i % 2}", context=Context(correlation="c" if i % 5 else "d")
+        )
+        for i in range(200)
+    ]
+    stored = await spine.publish_many(drafts)
+    for selection, wanted in (
+        ({"key": "c"}, [event for event in stored if event.key == "c"]),
+        ({"correlation": "c"}, [event for event in stored if event.context.correlation == "c"]),
+        ({"key": "c", "correlation": "d"}, [e for e in stored if e.key == "c" and e.context.correlation == "d"]),
+    ):
+        for after, until in ((0, 200), (13, 170), (100, 101), (150, 150), (199, 500)):
+            part = [event for event in wanted if after < event.seq <= until]
+            replayed = [event async for event in spine.replay(after=after, until=until, **selection)]  # type: ignore[arg-type]
+            assert replayed == part
+            newest = await spine.history(since=after, until=until, limit=1_000, **selection)  # type: ignore[arg-type]
+            assert newest == part[::-1]
+    before = (await raw.info("commandstats"))["cmdstat_lrange"]["calls"]
+    assert [event.seq for event in await spine.history(key="c", limit=3)] == [199, 196, 193]
+    assert (await raw.info("commandstats"))["cmdstat_lrange"]["calls"] - before == 1
