@@ -11,6 +11,8 @@ import msgspec
 from spine.connection import Server
 from spine.errors import InvalidInput, ReplayGap
 from spine.events import Event
+from spine.keys import partition_of
+from spine.log.floors import floors, last_gone
 from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams
 from spine.names import check_key
@@ -82,6 +84,18 @@ class TimeTravel(Generic[StateT]):
         assert brought.cell is not None
         return brought.cell
 
+    async def base(self, key: str, until: int) -> Cell:
+        """Return the state from which every event up to `until` that is left can be folded: the initial one mostly.
+
+        Raises `ReplayGap` where what made it was trimmed away, and no stored state covers that.
+        """
+        if key == WHOLE:
+            gone = max((await floors(self._server)).values(), default=0)
+        else:
+            place = self._server.keys.gone(partition_of(key, self._server.partitions))
+            gone = last_gone(await self._server.command("HGET", place, key))
+        return await self.cell(key, min(gone, until)) if gone else Cell(self._kind.initial())
+
     async def steps(self, key: str, after: int, until: int) -> AsyncGenerator[Step[StateT], None]:
         """Yield the events of the fold with ``after < seq <= until``, each with the states around it."""
         cell = await self.cell(key, after)
@@ -111,8 +125,7 @@ class TimeTravel(Generic[StateT]):
 
     async def _global_cell(self, until: int, begin: str, told: Callable[[int], None]) -> Cell:
         cell = await self._stored_global(until) if begin == "stored" else Cell(self._kind.initial())
-        floors = await self._server.command("HGETALL", self._server.keys.floors)
-        floor = max((int(seq) for seq in floors[1::2]), default=0)
+        floor = max((await floors(self._server)).values(), default=0)
         if cell.seq < min(floor, until):
             raise ReplayGap(
                 f"{self._kind.name} at seq {until} needs the whole log, of which the events up to {floor} were trimmed "

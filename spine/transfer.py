@@ -92,7 +92,14 @@ class Import(Spine):
                 raise InvalidInput("another import was begun here: finish that, or delete the namespace first")
             return
         if await self.reader.head() or begun or await self.server.command("HLEN", self.server.keys.streams):
-            raise Misconfigured(f"namespace {self.namespace!r} is not empty: import into a new one")
+            raise Misconfigured(
+                f"namespace {self.namespace!r} is not empty: import into a new one. Nothing was stored."
+            )
+        if await self.server.command("EXISTS", self.server.keys.agents):
+            raise Misconfigured(
+                f"agents have run in namespace {self.namespace!r}: import into a new one, and start them afterwards. "
+                "Nothing was stored."
+            )
         await self.server.command("HSET", meta, "format", INCOMPLETE, "importing", token)
         fault("import.begun")
 

@@ -63,7 +63,8 @@ async def verify(
 ) -> AsyncGenerator[Verified, None]:
     """Fold each key (or `key`) twice from the beginning of the log, and yield what was found.
 
-    Raises `ReplayGap` when the beginning was trimmed away.
+    Where the beginning was trimmed away, the fold begins with the state that was kept then; it raises `ReplayGap` where
+    none was.
     """
     travel = TimeTravel(server, reader, streams, kind)
     if key is not None or is_global(kind):
@@ -78,17 +79,18 @@ async def verify(
 
 
 async def _verified(travel: TimeTravel[Any], kind: type[Reducing[Any]], key: str, until: int = PRESENT) -> Verified:
-    await travel.cell(key, 0, begin="0")  # says when the beginning is gone
-    first, second = _Fold(kind, key), _Fold(kind, key)
+    base = (await travel.base(key, until)).encode()
+    assert kind.state_model is not None
+    first, second = (_Fold(kind, key, Cell.decode(kind.state_model, base)) for _ in range(2))
     for fold in (first, second):
-        async with aclosing(travel.events(key, 0, until)) as batches:
+        async with aclosing(travel.events(key, fold.cell.seq, until)) as batches:
             async for events in batches:
                 if not all(fold.step(event, first) for event in events):
                     break
     faults = {(fault.reducer, fault.what): fault for fault in reversed((*first.faults, *second.faults))}
     return Verified(
         key="" if key == WHOLE else key,
-        events=first.cell.events,
+        events=first.events,
         digest=f"{zlib.crc32(first.cell.body):08x}",
         faults=sorted(faults.values(), key=lambda fault: fault.seq),
     )
@@ -97,13 +99,18 @@ async def _verified(travel: TimeTravel[Any], kind: type[Reducing[Any]], key: str
 class _Fold:
     """One fold of one key; the second is compared with the first, step by step."""
 
-    def __init__(self, kind: type[Reducing[Any]], key: str) -> None:
+    def __init__(self, kind: type[Reducing[Any]], key: str, base: Cell) -> None:
         self._kind = kind
         self._key = key
         self._digests: list[int] = []
         self._told: set[tuple[Any, str]] = set()
-        self.cell = Cell(kind.initial())
+        self.cell = base
         self.faults: list[Fault] = []
+
+    @property
+    def events(self) -> int:
+        """How many were folded here."""
+        return len(self._digests)
 
     def step(self, event: Event[Any], first: _Fold) -> bool:
         """Fold one event; false when that failed."""

@@ -20,7 +20,7 @@ from spine.keys import Keys
 EVENTS = 1_000_000
 TYPES = tuple(f"figure.type{n:02d}" for n in range(20))
 KEYS = EVENTS // 50
-LOOKS = 2_000
+LOOKS = 1_000
 
 
 class Small(BaseModel):
@@ -117,10 +117,13 @@ async def fold(url: str, namespace: str) -> dict[str, float]:
 
 async def keys(url: str, namespace: str) -> dict[str, float]:
     chance = random.Random(4)
-    reads, states = [], []
+    pings, reads, states = [], [], []
     async with Spine(url, namespace=namespace) as spine:
         for _ in range(LOOKS):
             number = chance.randrange(KEYS)
+            began = time.perf_counter()
+            await spine.server.command("PING")
+            pings.append(time.perf_counter() - began)
             began = time.perf_counter()
             events = [event async for event in spine.replay(key=f"session-{number:05d}")]
             reads.append(time.perf_counter() - began)
@@ -131,6 +134,7 @@ async def keys(url: str, namespace: str) -> dict[str, float]:
             states.append(time.perf_counter() - began)
             assert state.count == sum(event.seq <= at for event in events)
     return {
+        "ping_p99_ms": 1000 * statistics.quantiles(pings, n=100)[98],
         "read_p50_ms": 1000 * statistics.median(reads),
         "read_p99_ms": 1000 * statistics.quantiles(reads, n=100)[98],
         "state_p50_ms": 1000 * statistics.median(states),

@@ -127,6 +127,19 @@ async def test_it_goes_only_into_an_empty_namespace(url: str, spine: Spine, othe
             await target.load([])
 
 
+async def test_it_goes_not_where_agents_wait_already(url: str, spine: Spine, other: str) -> None:
+    from spine.worker import Worker
+
+    await fill(spine)
+    async with Spine(url, namespace=other) as copy, Worker(copy, Ledger):
+        pass
+    async with Import(url, namespace=other) as target:
+        with pytest.raises(Misconfigured, match="agents have run"):
+            await target.load(await exported(spine))
+    async with Spine(url, namespace=other) as copy:
+        assert await copy.history() == []
+
+
 async def test_lines_out_of_order_are_refused(url: str, spine: Spine, other: str) -> None:
     await fill(spine)
     lines = await exported(spine)

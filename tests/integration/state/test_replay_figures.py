@@ -51,8 +51,9 @@ async def test_a_million_events(url: str, namespace: str) -> None:
             best[what] = max(best[what], figures["rate"])
             if what != "raw":
                 assert figures["peak_mb"] < 300
-        for name, value in (await measured(url, namespace, "keys")).items():
-            looks[name] = min(value, looks.get(name, value))
+        for _ in range(2):
+            for name, value in (await measured(url, namespace, "keys")).items():
+                looks[name] = min(value, looks.get(name, value))
     decode, fold = best["decode"] / best["raw"], best["fold"] / best["raw"]
     print(f"decode {decode:.2f} x raw, fold {fold:.2f} x raw, {looks}")
     assert looks["read_p99_ms"] < 5

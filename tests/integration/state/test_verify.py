@@ -11,7 +11,7 @@ import pytest
 from ledger import Book, Ledger
 from pydantic import BaseModel
 
-from spine import Agent, Draft, Event, Projection, Spine, reduces
+from spine import Agent, Draft, Event, Projection, ReplayGap, Spine, reduces
 from spine.timetravel import PRESENT
 from spine.verify import Verified, verify
 
@@ -113,3 +113,23 @@ async def test_a_global_projection_is_verified_as_one(spine: Spine) -> None:
     await spine.publish_many([Draft("money.in", {"amount": n}, key=f"k{n % 3}") for n in range(30)])
     ((one),) = await verified(spine, Whole)
     assert (one.key, one.events, one.faults) == ("", 30, [])
+
+
+@pytest.mark.usefixtures("log")
+async def test_of_a_trimmed_log_what_is_left_is_verified(spine: Spine) -> None:
+    class Strict(Projection[Book]):
+        name = "strict"
+
+        @reduces("money.in")
+        def move(self, state: Book, event: Event[Any]) -> Book:
+            if len(state.seqs) != (event.seq - 1) // 3:
+                raise ValueError("events are missing")
+            return Book(seqs=[*state.seqs, event.seq])
+
+    await spine.snapshot(Strict, key="k1", at=14)
+    await spine.trim(until=14)
+    one, two = [(await verified(spine, Strict, key)) for key in ("k1", "k1")]
+    assert [(found.events, found.faults) for found in one] == [(5, [])]
+    assert one == two
+    with pytest.raises(ReplayGap):
+        await verified(spine, Strict, "k2")
