@@ -127,13 +127,14 @@ class AgentEventBus:
         await self.close()
 
     async def close(self) -> None:
-        """End every subscription; callbacks that run get a few seconds to finish."""
+        """End every subscription; callbacks that run get a few seconds to finish. A callback may close its bus."""
+        this = asyncio.current_task()
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
             subscription.dispatch.stop()
             await subscription.feed.stop()
         await self._subscribers.close()
-        await asyncio.gather(*(subscription.dispatch.finish(FINISH_S) for subscription in subscriptions))
+        await asyncio.gather(*(subscription.dispatch.finish(FINISH_S, this) for subscription in subscriptions))
 
     def register(
         self,

@@ -63,10 +63,10 @@ class Dispatch:
         """Start no further callback; those that run go on."""
         self._stopped = True
 
-    async def finish(self, timeout_s: float) -> None:
-        """Wait for the callbacks that run; cancel those that take longer than `timeout_s`."""
+    async def finish(self, timeout_s: float, but: asyncio.Task[Any] | None) -> None:
+        """Wait for the callbacks that run, all `but` the one that asks; cancel what takes longer than `timeout_s`."""
         self.stop()
-        running = self._running - {asyncio.current_task()}
+        running = self._running - {but}
         if not running:
             return
         _, late = await asyncio.wait(running, timeout=timeout_s)

@@ -213,3 +213,36 @@ async def test_what_became_of_the_event_is_not_claimed_while_the_server_is_away(
             finally:
                 server.cont()
             assert caught.value.stored is None
+
+
+async def test_a_callback_may_end_its_own_subscription_and_close_its_bus(bus: AgentEventBus) -> None:
+    heard: list[int] = []
+    closed = asyncio.Event()
+
+    async def once(event: EventData) -> None:
+        heard.append(event.data["n"])
+        await bus.unsubscribe("step", once)
+
+    async def close(event: EventData) -> None:
+        await bus.close()
+        closed.set()
+
+    await bus.subscribe("step", once)
+    for n in range(5):
+        await bus.emit("step", {"n": n}, key="k")
+    await bus.subscribe("end", close)
+    await bus.emit("end", {})
+    await asyncio.wait_for(closed.wait(), 3)
+    assert heard == [0]
+    assert await bus.subscribers() == []
+
+
+async def test_a_caller_that_is_cancelled_waits_no_more(bus: AgentEventBus) -> None:
+    await bus.subscribe("step", lambda event: None)
+    waiting = asyncio.create_task(bus.emit_and_wait("step", {}, 60))
+    await wait_until(lambda: bus.metrics().handled)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert bus.metrics().waiting == 0
+    assert len(await bus.history("step")) == 1
