@@ -9,6 +9,7 @@ import typer
 
 from spine.cli import agents, dlq, namespace, snapshots
 from spine.cli.agents import cancel, lag
+from spine.cli.bench import bench
 from spine.cli.catalog import catalog
 from spine.cli.copies import export, fork, import_
 from spine.cli.dev import dev
@@ -66,6 +67,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     (LOG, import_),
     (LOG, trim),
     (SERVER, doctor),
+    (SERVER, bench),
 )
 for panel, command in COMMANDS:
     app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
