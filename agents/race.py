@@ -2,7 +2,7 @@
 
 Once as the team is, once with the gate taken out: scheduling then takes the customer's yes for a booking, at once and
 on what the turn says, instead of waiting for what is complete. Everything else is the same: agents, processes,
-conversations, the way a booking is made. Nothing sleeps.
+conversations, the way a booking is made. Nothing sleeps. A few conversations are played often enough to keep all busy.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from rich.table import Table
 
 from agents import rules
 from agents.display import out, say
-from agents.events import Booking, Opened, Place, Requirement, TurnTaken
-from agents.feeder import conversation_key, feed, start_run
+from agents.events import Booking, Opened, Place, Requirement, Search, TurnTaken
+from agents.feeder import feed, start_run
 from agents.rules import Gathering
 from agents.scheduling import request_booking
 from agents.team import SHIPPED, Material
@@ -24,6 +24,7 @@ from agents.workers import TEAM, Workers
 from spine import Agent, Event, Handling, Spine, on, reduces
 
 GATE_TAKEN_OUT = {**TEAM, "scheduling": "agents.race:Hasty"}
+CONVERSATIONS = 320  # played at least, all at once
 QUIET_SECONDS = 1.0
 
 
@@ -70,10 +71,11 @@ async def race(url: str | None, material: Material, team: dict[str, str], namesp
             environment["SPINE_URL"] = url
         async with Workers(1, environment, say, team) as workers:
             await workers.ready(spine)
-            run = await start_run(spine, len(material.dialogues))
-            await feed(spine, run, material.dialogues, material.schema)
+            dialogues = material.dialogues
+            runs = [await start_run(spine, len(dialogues)) for _ in range(0, CONVERSATIONS, len(dialogues))]
+            await asyncio.gather(*(feed(spine, run, dialogues, material.schema) for run in runs))
             await settled(spine)
-        return await count_early(spine, run)
+        return await count_early(spine, runs[0])
 
 
 async def settled(spine: Spine) -> None:
@@ -88,17 +90,25 @@ async def settled(spine: Spine) -> None:
         head = newest
 
 
-async def count_early(spine: Spine, run: int) -> tuple[int, int]:
-    """Return (requested, too early): too early is before inquiry had completed the requirement, or without it."""
-    complete: dict[Place, int] = {}
-    requested: list[tuple[int, Place]] = []
-    async for event in spine.replay(after=run, types=("requirement.complete", "booking.requested")):
-        if event.key.startswith(conversation_key(run, "")):
-            if event.type == "requirement.complete":
-                complete[Requirement.model_validate(event.payload).booking.place] = event.seq
-            else:
-                requested.append((event.seq, Booking.model_validate(event.payload).place))
-    return len(requested), sum(1 for seq, place in requested if complete.get(place, seq) >= seq)
+async def count_early(spine: Spine, after: int) -> tuple[int, int]:
+    """Return (requested, too early): too early is begun before it was complete and routed to scheduling.
+
+    A booking begins with the question to the calendars, in the log at once; the request is recorded with its outcome.
+    """
+    requested = 0
+    complete: set[tuple[str, Place]] = set()
+    early: set[tuple[str, Place]] = set()
+    async for event in spine.replay(
+        after=after, types=("requirement.routed", "calendar.find_slot", "booking.requested")
+    ):
+        run = event.key.partition(":")[0]
+        if event.topic == "@scheduling":
+            complete.add((run, Requirement.model_validate(event.payload).booking.place))
+        elif event.type == "calendar.find_slot":
+            early |= {(run, Search.model_validate(event.payload).booking.place)} - complete
+        elif event.type == "booking.requested":
+            requested += 1
+    return requested, len(early)
 
 
 def main(
