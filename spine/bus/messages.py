@@ -16,7 +16,7 @@ Model = type[ModelT]
 
 
 class EventData(BaseModel):
-    """An event on the bus.
+    """An event on the bus; one that you make for a test of a callback needs no more than type, data and timestamp.
 
     Attributes:
         type: its type's name.
@@ -33,11 +33,11 @@ class EventData(BaseModel):
 
     type: str
     data: dict[str, Any]
-    agent_type: str | None
+    agent_type: str | None = None
     timestamp: datetime
-    event_id: str
-    key: str
-    correlation: str
+    event_id: str = ""
+    key: str = ""
+    correlation: str = ""
     awaits_response: bool = False
 
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from spine import Event, EventType, InvalidInput, InvalidName, InvalidPayload, LateResponse, RequestTimeout, Spine
 from spine import bus as bus_module
@@ -33,6 +34,20 @@ async def test_each_constant_may_be_imported_by_its_name() -> None:
     for constant in AgentEventType:
         assert getattr(bus_module, constant.name) is constant
         assert constant.name in bus_module.__all__
+
+
+async def test_event_and_response_are_models() -> None:
+    now = datetime.now(UTC)
+    event = EventData(type="step", data={"n": 1}, agent_type="Concierge", timestamp=now)
+    assert EventData.model_validate_json(event.model_dump_json()) == event
+    response = ResponseData(event_id="7", response={"n": 1}, timestamp=now)
+    assert response.model_dump() == {"event_id": "7", "response": {"n": 1}, "timestamp": now}
+    for model, wrong in (
+        (EventData, {"type": "step", "data": [], "timestamp": now}),
+        (ResponseData, {"event_id": "7"}),
+    ):
+        with pytest.raises(ValidationError):
+            model(**wrong)
 
 
 async def test_an_instance_is_type_and_data_in_one(bus: AgentEventBus) -> None:
