@@ -92,7 +92,8 @@ class Agent(Reducing[StateT]):
         concurrency: handlers running at once over all its workers; ``None`` for no limit.
         rate: handlers started over all its workers, like ``100/min``; ``None`` for no limit.
         prefetch: events that one worker holds at the most.
-        ageing_s: work of a less urgent lane waits for this long at the most while more urgent work goes before it.
+        ageing_s: after so long in hand, work of a less urgent lane has one of every four starts, however much more
+            urgent work there is; 0 for at once.
         catalog: the types that what it emits is checked against; that of the client where left out.
     """
 
@@ -109,6 +110,7 @@ class Agent(Reducing[StateT]):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        _check_settings(cls)
         names = names_around(cls)
         specs: list[HandlerSpec] = []
         for function in marked(cls, "__spine_on__"):
@@ -164,3 +166,17 @@ class Agent(Reducing[StateT]):
         matches = matcher(cls.topics())
         inbox = f"@{cls.name}"
         return lambda topic: topic == inbox or (not topic.startswith(("@", "spine.")) and matches(topic))
+
+
+def _check_settings(cls: type[Agent[Any]]) -> None:
+    """Raise `InvalidInput` for a setting that no worker could run with."""
+
+    def is_count(value: Any) -> bool:
+        return isinstance(value, int) and value >= 1
+
+    if not isinstance(cls.ageing_s, int | float) or not cls.ageing_s >= 0:
+        raise InvalidInput(f"{cls.__name__}: ageing_s is a number of seconds, 0 or more, not {cls.ageing_s!r}")
+    if not is_count(cls.prefetch):
+        raise InvalidInput(f"{cls.__name__}: prefetch is a number of events, 1 or more, not {cls.prefetch!r}")
+    if cls.concurrency is not None and not is_count(cls.concurrency):
+        raise InvalidInput(f"{cls.__name__}: concurrency is 1 or more, or None, not {cls.concurrency!r}")

@@ -88,7 +88,7 @@ class Agency:
         at_once = min(concurrency, agent.concurrency or concurrency)
         self._slots = Slots(at_once, self._next_work, self.hand.has_ready, f"spine-{agent.name}")
         self._running: dict[int, Running] = {}
-        self._preempting = Preempting(agent, self.hand, self._slots, self._running)
+        self._preempting = Preempting(agent, self.hand, self._slots, self._running, self.limits)
         self._sessions: dict[str, SessionState] = {}
         self._cancelled: dict[str, int] = {}
         self._suspects = asyncio.Lock()
@@ -390,7 +390,7 @@ class Agency:
         ends = running is None or running.reason is not None
         await self._slots.regain(at_once=ends)
         if self.agent.concurrency is not None and not ends:
-            await self.limits.enter(taken.event.seq, lambda: True, again=True)
+            await self.limits.come_back(taken.event.seq)
         if running is not None:
             running.waits = False
             self._preempting.look()

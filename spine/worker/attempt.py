@@ -110,7 +110,7 @@ class Attempt:
                 return
             if not agency.limits.needed:
                 await self._begin(spec)
-            elif not await agency.limits.enter(taken.event.seq, lambda: agency.may_begin(taken)):
+            elif not await agency.limits.enter(taken, lambda: agency.may_begin(taken)):
                 agency.interrupted(taken)
             else:
                 try:

@@ -135,7 +135,7 @@ async def test_waiting_for_the_rate_is_not_being_at_work(spine: Spine, serve: An
     events = await spine.publish_many([Draft("a.b", {}, key=f"k{i}") for i in range(5)])
     await wait_until(lambda: _count(Rated, 1))
     for _ in range(4):
-        await wait_until(lambda worker=worker: worker._agencies["recorder"].limits._turn.locked())
+        await wait_until(lambda worker=worker: worker._agencies["recorder"].limits.turns)
         await fall(spine, worker)
         worker = await serve(Rated)
     assert [await deaths_at(spine, raw, event) for event in events] == [0] * 5
@@ -177,7 +177,7 @@ async def test_the_slots_of_the_dead_are_free_at_once(spine: Spine, serve: Any) 
     await wait_until(lambda: len(Single.at_work) == 1)
     Single.go.set()
     await die(worker)
-    began = time.monotonic()
+    began, Single.count = time.monotonic(), 0
     await spine.expire_worker(worker.id)
     await serve(Single)
     await wait_until(lambda: Single.count == 3)

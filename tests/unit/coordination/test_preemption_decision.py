@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -64,10 +66,18 @@ def test_whatever_stands_before_an_urgent_event_of_its_key_goes_in_any_case() ->
     assert chosen(0, at_work(1, in_the_way=True, preempted=TIMES)) == []
 
 
+def test_what_has_not_begun_goes_first_and_as_often_as_need_be() -> None:
+    assert chosen(1, at_work(1, begun=False), at_work(2)) == [1]
+    assert chosen(3, at_work(1, begun=False), at_work(2, begun=False), at_work(3), at_work(4)) == [2, 1, 4]
+    assert chosen(1, at_work(1, begun=False, preempted=TIMES, preempted_at=NOW - 60), at_work(2)) == [1]
+    assert chosen(1, at_work(1, begun=False, **ALREADY), at_work(2)) == []
+
+
 running = st.builds(
     AtWork,
     seq=st.integers(),
     began_at=st.floats(0, NOW),
+    begun=st.booleans(),
     asked_at=st.none() | st.floats(NOW - 1, NOW),
     preempted=st.integers(0, TIMES + 1),
     preempted_at=st.floats(NOW - 10, NOW),
@@ -79,9 +89,21 @@ running = st.builds(
 @given(st.lists(running), st.integers(0, 10))
 def test_no_more_give_way_than_are_needed_and_none_twice(at_work: list[AtWork], waiting: int) -> None:
     out = give_way(at_work, waiting, NOW, AGEING_S)
-    assert all(one.asked_at is None and one.preempted < TIMES for one in out)
+    assert all(one.asked_at is None and (not one.begun or one.preempted < TIMES) for one in out)
     assert sum(not one.in_the_way for one in out) <= waiting
     assert len({id(one) for one in out}) == len(out)
+
+
+@pytest.mark.parametrize("setting", ["ageing_s", "prefetch", "concurrency"])
+@pytest.mark.parametrize("value", [-1, "5", timedelta(seconds=5), float("nan")])
+def test_settings_that_would_stop_a_worker_are_refused_where_they_are_made(setting: str, value: Any) -> None:
+    with pytest.raises(InvalidInput, match=f"Wrong: {setting} is .*, not {re.escape(repr(value))}"):
+        type("Wrong", (Agent,), {"name": "wrong", setting: value})
+
+
+def test_ageing_may_be_at_once_or_never() -> None:
+    for value in (0, 0.5, float("inf")):
+        assert type("Right", (Agent,), {"name": "right", "ageing_s": value})
 
 
 def test_what_runs_in_a_thread_cannot_be_preemptible() -> None:
