@@ -21,7 +21,7 @@ from spine.bus.messages import EventData, EventId, ResponseData, seq_of
 from spine.bus.metrics import Metrics, Recorder
 from spine.bus.responding import Responder
 from spine.bus.shared import Shared, handled
-from spine.bus.subscribers import SEPARATOR, SubscriberInfo, Subscribers
+from spine.bus.subscribers import SEPARATOR, SubscriberInfo, Subscribers, new_id
 from spine.bus.types import PREDEFINED, Data, EventTypeName, type_name, type_names
 from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType, Strictness
@@ -61,6 +61,11 @@ class BusSubscription:
         self.id = id
         self.dispatch = dispatch
         self.feed: Subscription
+
+    async def stop(self) -> None:
+        """Start no further callback; those that run go on. `AgentEventBus.unsubscribe` is what users call."""
+        self.dispatch.stop()
+        await self.feed.stop()
 
     @property
     def lag(self) -> int:
@@ -130,10 +135,9 @@ class AgentEventBus:
         """End every subscription; callbacks that run get a few seconds to finish. A callback may close its bus."""
         this = asyncio.current_task()
         subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
-            subscription.dispatch.stop()
-            await subscription.feed.stop()
         await self._subscribers.close()
+        for subscription in subscriptions:
+            await subscription.stop()
         await asyncio.gather(*(subscription.dispatch.finish(FINISH_S, this) for subscription in subscriptions))
 
     def register(
@@ -186,13 +190,18 @@ class AgentEventBus:
             f"spine-bus-{pattern}",
         )
         await self._keep_types()
-        subscription = BusSubscription(pattern, callback, await self._subscribers.add(pattern), dispatch)
+        subscription = BusSubscription(pattern, callback, new_id(), dispatch)
 
         async def admit(event: Event[Any]) -> None:
             if event.topic != REPLIES and not event.type.startswith(RESERVED):
                 await dispatch.admit(event)
 
         subscription.feed = await self._spine.subscribe(names, admit)
+        try:  # shown only now that it misses nothing: whoever sees it may wait for its response
+            await self._subscribers.add(subscription.id, pattern)
+        except BaseException:
+            await subscription.stop()
+            raise
         self._subscriptions.append(subscription)
         return subscription
 
@@ -216,9 +225,10 @@ class AgentEventBus:
             ]
         for found in ended:
             self._subscriptions.remove(found)
-            found.dispatch.stop()
-            await self._subscribers.remove(found.id)
-            await found.feed.stop()
+            try:
+                await self._subscribers.remove(found.id)
+            finally:
+                await found.stop()
         return len(ended)
 
     async def subscribers(self, event_type: EventTypeName | None = None) -> list[SubscriberInfo]:

@@ -56,6 +56,11 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(SubscriberInfo).decode
 
 
+def new_id() -> str:
+    """Return an id that no other subscription has."""
+    return secrets.token_hex(8)
+
+
 class Subscribers:
     """The subscriptions of one namespace, as one bus sees them and shows its own."""
 
@@ -74,16 +79,18 @@ class Subscribers:
         """Ids of the subscriptions of this bus."""
         return set(self._mine)
 
-    async def add(self, event_type: str) -> str:
-        """Show a subscription; return its id."""
-        subscriber = secrets.token_hex(8)
+    async def add(self, subscriber: str, event_type: str) -> None:
+        """Show a subscription under its id."""
         info = SubscriberInfo(subscriber, event_type, socket.gethostname(), os.getpid(), self._agent_type)
         self._mine[subscriber] = _encode(info)
-        await self._beat()
+        try:
+            await self._beat()
+        except BaseException:
+            del self._mine[subscriber]
+            raise
         if self._task is None:
             clock.before_move(self._show_beyond)
             self._task = asyncio.create_task(self._beat_on(), name="spine-bus-subscribers")
-        return subscriber
 
     async def remove(self, subscriber: str) -> None:
         """Show a subscription no more."""

@@ -261,3 +261,19 @@ async def test_a_caller_that_is_cancelled_waits_no_more(bus: AgentEventBus) -> N
         await waiting
     assert bus.metrics().waiting == 0
     assert len(await bus.history("step")) == 1
+
+
+async def test_a_subscription_is_shown_when_it_misses_nothing_any_more(
+    bus: AgentEventBus, spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+    begin = spine.subscribe
+
+    async def watched(*args: Any) -> Any:
+        shown.append(len(await bus.subscribers()))
+        return await begin(*args)
+
+    monkeypatch.setattr(spine, "subscribe", watched)
+    await bus.subscribe("step", print)
+    assert shown == [0]
+    assert len(await bus.subscribers()) == 1
