@@ -153,7 +153,12 @@ class ForkedAgents:
     # --- what is kept beside ---
 
     async def _copy_dead(self, name: str) -> None:
-        """Copy the dead letters of then, and the holds of the keys that are parked for them."""
+        """Copy the dead letters of then, and the holds of the keys that are parked for them.
+
+        What an earlier try copied is dropped: they may have been redriven since.
+        """
+        holds_there = [self._to.holds(name, partition) for partition in range(self._server.partitions)]
+        await self._server.command("DEL", self._to.dead(name), *holds_there)
         raw = await self._server.command("HGETALL", self._from.dead(name))
         for i in range(0, len(raw), 2):
             letter = decode_dead(raw[i + 1])

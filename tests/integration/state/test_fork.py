@@ -200,7 +200,7 @@ async def _waits(raw: redis.asyncio.Redis, spine: Spine, agent: str, key: str) -
 
 
 async def test_steps_are_kept_up_to_the_fork_and_taken_anew_after_it(
-    url: str, spine: Spine, serve: Serve, other: str
+    url: str, spine: Spine, serve: Serve, other: str, raw: redis.asyncio.Redis
 ) -> None:
     calls: list[str] = []
 
@@ -225,7 +225,9 @@ async def test_steps_are_kept_up_to_the_fork_and_taken_anew_after_it(
 
     await serve(Stepping)
     order = await spine.publish("order", {}, key="k")
-    await wait_until(lambda: calls == ["first in original"])
+    steps = spine.server.keys.steps("stepping", partition_of("k", 8), order.seq)
+    await wait_until(lambda: raw.hexists(steps, "first"))
+    assert calls == ["first in original"]
     await spine.publish("noise")
     Stepping.forkable.set()
     await wait_until(lambda: "second in original" in calls)

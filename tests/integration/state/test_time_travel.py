@@ -77,6 +77,13 @@ async def test_a_time_stands_for_what_was_stored_before_it(spine: Spine) -> None
     assert (await spine.reduce(Ledger, key="k", at=datetime.now(UTC) + timedelta(days=1))).seqs == [1, second.seq]
 
 
+async def test_there_is_nothing_before_the_beginning(spine: Spine) -> None:
+    await spine.publish("money.in", {"amount": 1}, key="k")
+    for call in (spine.reduce(Ledger, key="k", at=-1), spine.fork("nowhere", at=-1), spine.trim(until=-1)):
+        with pytest.raises(InvalidInput, match="0 or more"):
+            await call
+
+
 async def test_each_step_has_the_event_and_the_states_around_it(spine: Spine, log: list[Event[Any]]) -> None:
     mine = [event for event in log if event.key == "k5" and event.type != "noise"]
     steps = [step async for step in spine.steps(Ledger, key="k5")]
