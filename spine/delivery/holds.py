@@ -13,6 +13,7 @@ from spine.log.drafts import Write
 
 FOREVER = 2**53
 REDRIVEN = "r"
+PASSING = "p"
 
 
 class Hold(msgspec.Struct, omit_defaults=True):
@@ -34,26 +35,38 @@ class Hold(msgspec.Struct, omit_defaults=True):
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """How a waiting list names an event: ``seq:stream``, and ``seq:stream:r`` when it was redriven.
+    """How a waiting list names an event.
+
+    That is ``seq:stream``; ``seq:stream:r`` when it was redriven; ``seq:stream:p:due:attempts`` when it passed the hold
+    and failed: it stands at the front and runs at a time of its own, and the hold stays as it is.
 
     Attributes:
         seq: of the event.
         stream: number of its stream.
         redriven: it comes back from the dead letters.
+        due_ms: server time at which one that passed the hold runs again; ``None`` for all others.
+        attempts: of one that passed the hold, how many failed.
     """
 
     seq: int
     stream: int
     redriven: bool = False
+    due_ms: int | None = None
+    attempts: int = 0
 
     @classmethod
     def parse(cls, raw: bytes) -> Listed:
         """Return what `raw` names."""
         seq, stream, *more = raw.decode().split(":")
+        if more[:1] == [PASSING]:
+            return cls(int(seq), int(stream), due_ms=int(more[1]), attempts=int(more[2]))
         return cls(int(seq), int(stream), more == [REDRIVEN])
 
     def __str__(self) -> str:
-        return f"{self.seq}:{self.stream}:{REDRIVEN}" if self.redriven else f"{self.seq}:{self.stream}"
+        name = f"{self.seq}:{self.stream}"
+        if self.due_ms is not None:
+            return f"{name}:{PASSING}:{self.due_ms}:{self.attempts}"
+        return f"{name}:{REDRIVEN}" if self.redriven else name
 
 
 _encode = msgspec.msgpack.Encoder().encode

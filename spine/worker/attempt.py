@@ -285,9 +285,13 @@ class Attempt:
             "%s failed on event %d (%s), attempt %d, again in %.2g s: %s: %s",
             agency.name, taken.event.seq, taken.event.type, taken.attempt, delay, type(error).__name__, error,
         )  # fmt: skip
+        due_ms = agency.server.now_ms() + round(delay * 1000)
+        if agency.outcomes.passes(taken):
+            agency.outcomes.hold_back(taken, due_ms, self._state_writes())
+            return
         hold = agency.outcomes.next_hold(taken)
         hold.attempts[taken.event.seq] = taken.attempt
-        hold.until_ms = agency.server.now_ms() + round(delay * 1000)
+        hold.until_ms = due_ms
         hold.reason = "retry"
         hold.error = f"{type(error).__name__}: {error}"
         agency.outcomes.hold(taken, hold, self._state_writes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -28,6 +29,8 @@ class HeldKey(msgspec.Struct, eq=False):
     Attributes:
         hold: as it is stored.
         partition: where the key lives.
+        head_due_ms: server time at which the head of the waiting list runs, where that is an event that passed the hold
+            and failed; 0 where it may be one: it is to be looked at. ``None`` where the hold says when.
         suspect: the head of its waiting list may have been at work when a worker died.
         loaded: events of its waiting list that are in hand.
         loading: the list is being read.
@@ -39,6 +42,7 @@ class HeldKey(msgspec.Struct, eq=False):
 
     hold: Hold
     partition: int
+    head_due_ms: int | None = None
     suspect: bool = False
     loaded: int = 0
     loading: bool = False
@@ -46,6 +50,11 @@ class HeldKey(msgspec.Struct, eq=False):
     moved: int = 0
     settling: bool = False
     timer: asyncio.TimerHandle | None = None
+
+    @property
+    def due_ms(self) -> int:
+        """Server time at which the head of the waiting list runs, or is looked at."""
+        return self.hold.until_ms if self.head_due_ms is None else self.head_due_ms
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -115,16 +124,19 @@ class HeldKeys:
         A key that was parked because a reducer raised is released for another `version` of the agent.
         """
         raw = await self._server.command("HGETALL", self._server.keys.holds(self._agent, partition.number))
+        names = [name.decode() for name in raw[::2]]
+        waiting = self.writes(partition.number).waiting
+        heads = await self._server.commands(*(("LINDEX", waiting(key), 0) for key in names))
         self._partitions[partition.number] = partition
-        for i in range(0, len(raw), 2):
-            key = raw[i].decode()
+        for key, encoded, head in zip(names, raw[1::2], heads, strict=True):
             if key in self._keys:
                 continue
-            hold = decode_hold(raw[i + 1])
+            hold = decode_hold(encoded)
             if hold.reason == "reducer" and hold.version != version:
                 hold.until_ms = 0
-            held = self._keys[key] = HeldKey(hold, partition.number)
-            held.suspect = partition.suspects.cut_off and hold.until_ms <= self._server.now_ms()
+            due_ms = None if head is None else Listed.parse(head).due_ms
+            held = self._keys[key] = HeldKey(hold, partition.number, due_ms)
+            held.suspect = partition.suspects.cut_off and held.due_ms <= self._server.now_ms()
             self._arm(key, held)
 
     def hold(self, key: str, partition: int, hold: Hold) -> None:
@@ -135,6 +147,17 @@ class HeldKeys:
         if held.timer is not None:
             held.timer.cancel()
         held.hold, held.loaded, held.settling = hold, 0, True
+        self.look_at_head(key)
+
+    def passed(self, key: str, due_ms: int) -> None:
+        """An event that passed the hold of `key` failed: it heads the waiting list now, and runs at `due_ms`."""
+        self.hold(key, self._keys[key].partition, self._keys[key].hold)
+        self._keys[key].head_due_ms = due_ms
+
+    def look_at_head(self, key: str) -> None:
+        """The waiting list of `key` changes: what heads it then may be another event that passed the hold."""
+        held = self._keys[key]
+        held.head_due_ms = None if held.head_due_ms is None else 0
 
     def stored(self, key: str) -> None:
         """The hold of `key` is on the server: its time runs."""
@@ -162,7 +185,7 @@ class HeldKeys:
         """Work off the waiting list of `key`, or end the hold when it is empty; not before its time."""
         if self._keys.get(key) is not held or held.settling or held.loading or held.loaded:
             return
-        if held.hold.until_ms > self._server.now_ms():
+        if held.due_ms > self._server.now_ms():
             self._arm(key, held)
         elif not self._is_running(key):
             held.loading = True
@@ -177,9 +200,11 @@ class HeldKeys:
             partition = self._partitions.get(held.partition)
             if self._keys.get(key) is not held or partition is None:
                 return
-            if references:
-                found = await self._fetch(held.partition, [Listed.parse(raw) for raw in references])
+            if due := self._due(held, [Listed.parse(raw) for raw in references]):
+                found = await self._fetch(held.partition, due)
                 await self._admit(found, partition, held, key)
+            elif references or held.hold.until_ms >= FOREVER:
+                self._arm(key, held)
             elif held.moving or held.moved != moved:
                 again = True
             else:
@@ -192,6 +217,16 @@ class HeldKeys:
         if again:
             asyncio.get_running_loop().call_later(AGAIN_S, self._release, key, held)
 
+    def _due(self, held: HeldKey, waiting: list[Listed]) -> list[Listed]:
+        """Return what may run at the head of a waiting list, and note when the rest is to be looked at."""
+        held.head_due_ms = waiting[0].due_ms if waiting else None
+        now_ms = self._server.now_ms()
+
+        def runs(one: Listed) -> bool:
+            return (held.hold.until_ms if one.due_ms is None else one.due_ms) <= now_ms
+
+        return list(itertools.takewhile(runs, waiting))
+
     async def _fetch(self, partition: int, listed: list[Listed]) -> list[Waiting]:
         entries = await self._reader.fetch([(one.seq, partition, one.stream) for one in listed])
         found = {seq: (topic, entry) for seq, topic, entry in entries}
@@ -201,8 +236,8 @@ class HeldKeys:
         if held.timer is not None:
             held.timer.cancel()
             held.timer = None
-        if held.hold.until_ms < FOREVER:
-            delay = max(0.0, (held.hold.until_ms - self._server.now_ms()) / 1000)
+        if held.due_ms < FOREVER:
+            delay = max(0.0, (held.due_ms - self._server.now_ms()) / 1000)
             held.timer = asyncio.get_running_loop().call_later(delay, self._release, key, held)
 
     def _set_alarms(self) -> None:

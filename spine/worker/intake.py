@@ -410,7 +410,8 @@ class Intake:
             each.source, each.listed, each.order_key = "waiting", str(one.listed), key
             each.since = time.monotonic()
             each.lane, each.order = Priority.NORMAL, FIRST_PLACE + place
-            each.attempt = held.hold.attempts.get(one.listed.seq, 0) + 1
+            each.passing = one.listed.due_ms is not None
+            each.attempt = (one.listed.attempts or held.hold.attempts.get(one.listed.seq, 0)) + 1
             each.redriven = one.listed.redriven
             taken.append(each)
         await self._agency.prepare(taken)

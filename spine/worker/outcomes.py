@@ -99,8 +99,30 @@ class Outcomes:
             extra.append(holds.set(taken.order_key, hold))
             self._begin_hold(taken, hold)
         elif taken.source == "waiting":
-            extra.append(holds.release(taken.order_key))
+            extra += self._leaving(taken, holds)
         self._submit(taken, self._held(taken), (*writes, *extra), self._holding if parks else self._ended, events, done)
+
+    def _leaving(self, taken: Taken, holds: HoldWrites) -> list[Write]:
+        """Return what ends the hold when the event was the last that waited; a key that is parked stays so."""
+        held = self._agency.held.get(taken.order_key)
+        if held is None or not taken.passing:
+            return [holds.release(taken.order_key)]
+        self._agency.held.look_at_head(taken.order_key)
+        return [] if held.hold.until_ms >= FOREVER else [holds.release(taken.order_key)]
+
+    def passes(self, taken: Taken) -> bool:
+        """Tell whether the event runs although its key is held."""
+        return taken.passing or (taken.source == "pending" and taken.order_key in self._agency.held)
+
+    def hold_back(self, taken: Taken, due_ms: int, writes: tuple[Write, ...]) -> None:
+        """An event that passed the hold of its key failed: it runs again at `due_ms`, and the hold stays as it is."""
+        listed = Listed(taken.event.seq, taken.number, due_ms=due_ms, attempts=taken.attempt)
+        keep = [self._holds(taken).to_front(taken.order_key, str(listed))]
+        if taken.counted:
+            keep.append(self._deaths(taken, taken.deaths))
+        self._agency.held.passed(taken.order_key, due_ms)
+        self._withdraw(taken.order_key)
+        self._submit(taken, self._held(taken), (*writes, *keep), self._holding)
 
     def hold(self, taken: Taken, hold: Hold, writes: tuple[Write, ...]) -> None:
         """The key of `taken` is held, the event at the head of its waiting list."""
@@ -123,9 +145,12 @@ class Outcomes:
 
     def _begin_hold(self, taken: Taken, hold: Hold) -> None:
         """Hold the key here, and move its events in hand to the waiting list, as far as none can come before them."""
-        hand, stash = self._agency.hand, self._agency.intake.stash
         self._agency.held.hold(taken.order_key, taken.partition, hold)
-        for one in hand.withdraw(taken.order_key):
+        self._withdraw(taken.order_key)
+
+    def _withdraw(self, key: str) -> None:
+        hand, stash = self._agency.hand, self._agency.intake.stash
+        for one in hand.withdraw(key):
             if one.source == "waiting":
                 continue
             if hand.is_within_bounds(one):
