@@ -40,6 +40,16 @@ class Yielding(Firm):
         await super().work(event, ctx)
 
 
+class Idle(Agent):
+    """Has nothing else to do: shows how long an urgent event takes on this machine, now."""
+
+    name = "idle"
+
+    @on("alarm.raised")
+    async def alarm(self, event: Event[Any], ctx: Handling) -> None:
+        await ctx.publish("alarm.noticed", {"after_ms": (time.monotonic() - event.payload["at"]) * 1000})
+
+
 class FirmNarrow(Firm):
     """Holds few events at a time, so that most of a small backlog is unread."""
 
