@@ -54,6 +54,13 @@ def after_move(alarm: Alarm) -> None:
     _note(_after, alarm)
 
 
+def forget(owner: object) -> None:
+    """Call no method of `owner` any more: it is closed."""
+    both: tuple[list[Any], ...] = (_before, _after)
+    for listeners in both:
+        listeners[:] = [(other, loop) for other, loop in listeners if getattr(other(), "__self__", owner) is not owner]
+
+
 def _note(listeners: list[Any], method: Callable[..., Any]) -> None:
     try:
         loop = asyncio.get_running_loop()

@@ -207,6 +207,7 @@ class Server:
 
     async def close(self) -> None:
         """Close every connection."""
+        clock.forget(self)
         for link in (self.listener, self.writer, self.link):
             await link.close()
         await self._pool.disconnect()

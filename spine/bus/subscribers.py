@@ -101,6 +101,7 @@ class Subscribers:
 
     async def close(self) -> None:
         """Stop showing subscriptions."""
+        clock.forget(self)
         tasks = [task for task in (self._task, self._looking) if task is not None]
         for task in tasks:
             task.cancel()

@@ -115,6 +115,7 @@ class Leases:
 
     async def close(self) -> None:
         """End the heartbeat."""
+        clock.forget(self)
         self._stop.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)

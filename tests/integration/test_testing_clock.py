@@ -145,3 +145,18 @@ async def test_the_clock_is_right_in_the_next_test(spine: Spine) -> None:
 async def test_time_does_not_go_back(spine_clock: Clock) -> None:
     with pytest.raises(ValueError, match="back"):
         await spine_clock.advance(-1)
+
+
+async def test_what_was_closed_before_is_left_in_peace(spine_url: str, spine_namespace: str) -> None:
+    async with Spine(spine_url, namespace=spine_namespace) as gone, Worker(gone, Diary), AgentEventBus(gone) as bus:
+        await bus.subscribe("note", print)
+    kept = (gone, bus)  # objects of an earlier part of the test that still live
+    async with Spine(spine_url, namespace=spine_namespace) as spine, Worker(spine, Diary):
+        clock = Clock(spine)
+        try:
+            await spine.schedule("note", {}, delay=3600)
+            await clock.advance(3600)
+            await wait_until(lambda: noted(spine))
+        finally:
+            clock.reset()
+    assert kept
