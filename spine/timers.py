@@ -225,20 +225,21 @@ class Timers:
         events: list[Prepared] = []
         writes: list[Write] = []
         make = self._makers.get(name.partition(":")[0])
-        if raw is None:
-            logger.warning("scheduled event %s has no content and is dropped", name)
-        elif make is not None:
+        if raw is not None and make is not None:
             events, writes = await make(name, raw)
-        else:
+        elif raw is not None:
             events += _stored(name, raw)
         try:
-            return await self._committer.commit(
+            stored = await self._committer.commit(
                 held=Held("due", keys.due, name),
                 events=events,
                 writes=(Write("HDEL", keys.scheduled, "hash", (name,)), *writes),
             )
-        except NoLongerPending:
+        except NoLongerPending:  # another client was quicker
             return []
+        if raw is None:
+            logger.warning("scheduled event %s has no content and is dropped", name)
+        return stored
 
 
 def _stored(name: str, raw: bytes) -> list[Prepared]:

@@ -17,7 +17,22 @@ from spine.testing.waiting import wait_until
 ON_TIME_S = 0.1
 
 
+class Stutter:
+    """Measures how late the machine itself is: no event can come before this process has its turn."""
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.005)
+            self.worst_s = max(self.worst_s, time.monotonic() - began - 0.005)
+
+
 async def test_events_come_on_time_and_once_whoever_is_there(spine: Spine, connect: Any) -> None:
+    stutter = Stutter()
+    watching = asyncio.create_task(stutter.watch())
     others = [await connect() for _ in range(3)]
     now = time.time()
     due = {}
@@ -32,8 +47,9 @@ async def test_events_come_on_time_and_once_whoever_is_there(spine: Spine, conne
             arrived[event.id] = event.ts.timestamp()
             if len(arrived) == 40:
                 break
+    watching.cancel()
     late = {name: arrived[name] - at for name, at in due.items()}
-    assert all(-0.01 <= delay <= ON_TIME_S for delay in late.values()), late
+    assert all(-0.01 <= delay <= ON_TIME_S + stutter.worst_s for delay in late.values()), (late, stutter.worst_s)
     assert len(await everything(spine)) == 40
 
 
