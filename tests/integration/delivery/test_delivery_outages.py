@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import redis.asyncio
+from faulty_proxy import faulty_proxy
 from recording import Recorder, everything, pending
 from tenacity import wait_fixed
 
@@ -228,6 +229,22 @@ async def test_an_outage_longer_than_the_lease_loses_and_repeats_nothing(
     sent += await publish(spine, 100)
     await wait_until(lambda: committed(spine, 200), timeout=30)
     await check_exactly_once(spine, sent)
+
+
+async def test_connections_that_fall_silent_are_given_up_and_made_anew(url: str, spine: Spine, serve: Any) -> None:
+    class HalfOpen(Emitting):
+        pass
+
+    async with faulty_proxy(url) as proxy:
+        worker = await serve(HalfOpen, to=proxy.url)
+        sent = await publish(spine, 20)
+        await wait_until(lambda: committed(spine, 20))
+        assert proxy.fall_silent() >= 3
+        sent += await publish(spine, 20)
+        await wait_until(lambda: committed(spine, 40), timeout=20)
+        await check_exactly_once(spine, sent)
+        assert await worker.stop()
+        worker.dead = True
 
 
 async def test_a_worker_whose_server_is_gone_stops_all_the_same(own: RedisServer, connect: Any, serve: Any) -> None:

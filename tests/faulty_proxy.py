@@ -1,4 +1,4 @@
-"""A TCP proxy that loses replies and holds back requests, as networks do."""
+"""A TCP proxy that loses replies, holds back requests and falls silent, as networks do."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class FaultyProxy:
         self._lose: dict[bytes, int] = {}
         self._hold: set[bytes] = set()
         self._conversations: set[asyncio.Task[None]] = set()
+        self._silences: set[asyncio.Event] = set()
         self.url = ""
         self.lost = 0
         self.held = 0
@@ -38,16 +39,25 @@ class FaultyProxy:
         """The first request with `text` stays on the way until `released` is set, on a connection that stays open."""
         self._hold.add(text.encode())
 
+    def fall_silent(self) -> int:
+        """Pass nothing on any more on the connections of now, which stay open; return how many these are."""
+        for silence in self._silences:
+            silence.set()
+        return len(self._silences)
+
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(self._host, self._port)
-        losing = asyncio.Event()
-        back = asyncio.create_task(self._answers(up_reader, writer, losing))
+        losing, silence = asyncio.Event(), asyncio.Event()
+        self._silences.add(silence)
+        back = asyncio.create_task(self._answers(up_reader, writer, losing, silence))
         try:
             while chunk := await reader.read(1 << 20):
-                await self._pass_on(chunk, up_reader, up_writer, back, losing)
+                if not silence.is_set():
+                    await self._pass_on(chunk, up_reader, up_writer, back, losing)
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
+            self._silences.discard(silence)
             up_writer.close()
             writer.close()
             back.cancel()
@@ -78,9 +88,15 @@ class FaultyProxy:
         await up_writer.drain()
 
     async def _answers(
-        self, up_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+        self,
+        up_reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        losing: asyncio.Event,
+        silence: asyncio.Event,
     ) -> None:
         while chunk := await up_reader.read(1 << 20):
+            if silence.is_set():
+                continue
             if losing.is_set():
                 self.lost += 1
                 writer.transport.abort()
