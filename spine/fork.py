@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
 from spine.connection import FORMAT, INCOMPLETE, Argument, Server
 from spine.delivery.records import Done
 from spine.errors import Misconfigured, ReplayGap, StateError
+from spine.events import Event
 from spine.faults import fault
 from spine.forked_agents import ForkedAgents
 from spine.keys import Keys, partition_of
@@ -93,18 +95,24 @@ class Fork:
 
     async def _whole_commits(self, at: int) -> int:
         """Return the last number at or before `at` that does not part what one commit stored."""
-        async with aclosing(self._reader.forward(Selection(), at, at + 1)) as events:
-            async for event in events:
-                cause = event.context.causation
-                if cause is None:
-                    break
-                places = [self._from.done(event.source, n, cause) for n in range(self._server.partitions)]
-                for raw in await self._server.commands(*(("HGET", place, cause) for place in places)):
-                    if raw is not None:
-                        done = Done.decode(raw)
-                        if done.position - done.events < at < done.position:
-                            return done.position - done.events
+        event = await self._event(at + 1)
+        cause = None if event is None else event.context.causation
+        if event is None or cause is None:
+            return at
+        places = [self._from.done(event.source, n, cause) for n in range(self._server.partitions)]
+        for raw in await self._server.commands(*(("HGET", place, cause) for place in places)):
+            if raw is not None:
+                done = Done.decode(raw)
+                if done.position - done.events < at < done.position:
+                    return done.position - done.events
         return at
+
+    async def _event(self, seq: int) -> Event[Any] | None:
+        """Return the event of a number as it was stored, ``None`` where there is none."""
+        async with aclosing(self._reader.batches(Selection(), seq - 1, seq)) as batches:
+            async for (event,) in batches:
+                return event
+        return None
 
     async def _begin(self, at: int, gone: dict[int, int]) -> None:
         what = f"{self._from.namespace} {at}"
@@ -226,7 +234,5 @@ class Fork:
         )
 
     async def _time_of_last(self, at: int) -> int:
-        async with aclosing(self._reader.backward(Selection(), 0, at)) as events:
-            async for event in events:
-                return event.ts_ms
-        return 0
+        event = await self._event(await self._reader.previous(await self._reader.extents(Selection()), at))
+        return 0 if event is None else event.ts_ms

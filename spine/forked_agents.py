@@ -12,6 +12,7 @@ import msgspec
 from spine.connection import Argument, Server
 from spine.delivery.holds import Listed, decode_hold
 from spine.delivery.records import Done, decode_dead
+from spine.faults import fault
 from spine.forked_gates import waiting_at
 from spine.forked_timetable import ForkedTimetable
 from spine.keys import Keys
@@ -61,6 +62,7 @@ class ForkedAgents:
             for stream in read_by(name, declared, self._streams.all()):
                 for partition in range(self._server.partitions):
                     found[name] += await self._copy_group(name, stream, partition, start_of(starts, stream.topic))
+                    fault("fork.group")
             await self._copy_dead(name)
         await self._copy_steps()
         await self._copy_gates()

@@ -10,6 +10,7 @@ from spine.codec import FORMAT, HARD_MAX_BYTES, Envelope, encode
 from spine.connection import Argument, Server
 from spine.delivery.records import Done
 from spine.events import Event
+from spine.faults import fault
 from spine.keys import Keys, partition_of
 from spine.log.reader import Reader, Selection
 from spine.timers import encode_scheduled, read_scheduled
@@ -43,6 +44,7 @@ class ForkedTimetable:
     async def copy(self) -> None:
         """Copy it; what is there already is written once more."""
         await self._copy_waiting()
+        fault("fork.timetable")
         async with aclosing(self._reader.batches(Selection(), self._at, await self._reader.head())) as batches:
             async for events in batches:
                 await self._copy_appended(events)
@@ -63,9 +65,9 @@ class ForkedTimetable:
 
     async def _time_of_next(self) -> float:
         """Return the time of the first event that is not in the fork: what was scheduled later is not, either."""
-        async with aclosing(self._reader.forward(Selection(), self._at, await self._reader.head())) as events:
-            async for event in events:
-                return event.ts_ms
+        async with aclosing(self._reader.batches(Selection(), self._at, await self._reader.head())) as batches:
+            async for events in batches:
+                return events[0].ts_ms
         return float("inf")
 
     async def _copy_appended(self, events: list[Event[Any]]) -> None:

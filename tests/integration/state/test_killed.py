@@ -152,6 +152,8 @@ async def contents(raw: redis.asyncio.Redis, namespace: str) -> dict[str, Any]:
         "fork.streams",
         "fork.indexes",
         "fork.states",
+        "fork.group:3",
+        "fork.timetable",
         "fork.agents",
         "fork.ending",
     ],
@@ -166,6 +168,7 @@ async def test_a_fork_that_was_killed_is_finished_by_the_next(
         await until_stored(raw, spine, Ledger, f"k{n}", events[-1].seq - 2)
     await worker.stop()
     await spine.update_session("k1", {"x": 1})
+    scheduled = await spine.schedule("money.in", {"amount": 1}, key="k1", delay=3_600)
     await grow(spine, 30)
     before = await contents(raw, spine.namespace)
     at = events[-1].seq + 11
@@ -176,6 +179,7 @@ async def test_a_fork_that_was_killed_is_finished_by_the_next(
     assert (report.at, report.events, report.open) == (at, at, {"ledger": 10})
     assert await contents(raw, spine.namespace) == before
     async with Spine(url, namespace=other) as copy:
+        assert await raw.zrange(copy.server.keys.due, 0, -1) == [scheduled.id.encode()]
         assert [event async for event in copy.replay()] == [event async for event in spine.replay(until=at)]
         for n in range(3):
             wanted = [event.seq async for event in spine.replay(key=f"k{n}", until=at)]
