@@ -22,6 +22,7 @@ from spine.events import Context, Draft, Event, ReplyTo
 from spine.keys import partition_of
 from spine.names import RESERVED
 from spine.requests import new_request_id
+from spine.testing.clock import Clock
 from spine.testing.memory import forget
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
@@ -85,6 +86,10 @@ class AgentHarness(Generic[StateT]):
         catalog: the types, where they are to be checked.
         url: another server.
         timeout: seconds that the agent may take for what `given` gives it.
+
+    Attributes:
+        spine: the client, for whatever else a test wants to look at.
+        clock: moves the time for the agent; it is put right at the end.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class AgentHarness(Generic[StateT]):
         self._timeout = timeout
         self._own_url = None if url else f"memory://harness-{secrets.token_hex(6)}"
         self.spine = Spine(url or self._own_url, namespace=f"harness-{secrets.token_hex(6)}", catalog=catalog)
+        self.clock = Clock(self.spine)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -114,6 +120,7 @@ class AgentHarness(Generic[StateT]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+        self.clock.reset()
         if self._own_url is not None:
             forget(self._own_url)
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from agents.events import Answer, Booking, Requirement
 from agents.scheduling import Scheduling
 from spine import Agent, Catalog, Draft, Event, EventType, Handling, InvalidInput, InvalidPayload, Retry, on, reduces
-from spine.testing import AgentHarness, HandlerFailed
+from spine.clock import moved_ms
+from spine.testing import AgentHarness, HandlerFailed, wait_until
 
 BOOKING = Booking(conversation="c", turn=4, service="Taxi_1", intent="CallTaxi", parameters={"where": "Old Mill"})
 
@@ -152,3 +153,30 @@ async def test_a_request_that_nobody_stands_in_for_fails_the_test() -> None:
     async with AgentHarness(Waiting) as waiting:
         with pytest.raises(HandlerFailed, match="NoHandler"):
             await waiting.given(("ask", {}))
+
+
+class Reminding(Agent):
+    name = "reminding"
+
+    @on("visit.booked")
+    async def booked(self, event: Event, ctx: Handling) -> None:
+        ctx.schedule("visit.due", event.payload, delay=3600)
+
+    @on("visit.due")
+    async def due(self, event: Event, ctx: Handling) -> None:
+        await ctx.handoff("desk", type="visit.reminded", reason="somebody has to call")
+
+
+async def test_time_is_moved_for_the_agent_and_put_right_at_the_end() -> None:
+    async with AgentHarness(Reminding) as reminding:
+        await reminding.answers("visit.reminded", {}, agent="desk")
+        assert (await reminding.given(("visit.booked", {"room": "Ada"}, "k"))).said == []
+        await reminding.clock.advance(3600)
+
+        async def reminded() -> list[Event]:
+            return await reminding.spine.history(types="visit.reminded")
+
+        (event,) = await wait_until(reminded)
+        assert (event.topic, event.key) == ("@desk", "k")
+        assert moved_ms() == 3_600_000
+    assert moved_ms() == 0
