@@ -12,6 +12,7 @@ class Buyer(Agent):
 
     @on("purchase.wanted")
     async def buy(self, event: Event[Any], ctx: Handling) -> None:
+        await meet(ctx, "asking")
         quotes = await ctx.fan_out("quote.wanted", [{"n": n} for n in range(20)], quorum=15, timeout=40)
         await meet(ctx, "buyer")
         await ctx.publish("purchase.made", {"prices": [quote["price"] for quote in quotes.value]})
@@ -24,6 +25,7 @@ class Collector(Agent):
 
     @on("purchase.wanted")
     async def collect(self, event: Event[Any], ctx: Handling) -> None:
+        await meet(ctx, "asking")
         prices: list[int] = []
         stream = ctx.fan_out_stream("quote.wanted", [{"n": n} for n in range(20)], quorum=15, timeout=40)
         async for answer in stream:

@@ -13,6 +13,11 @@ from spine import Spine
 pytestmark = pytest.mark.parametrize("asker", ["Buyer", "Collector"])
 
 
+@pytest.fixture(autouse=True)
+async def _asks_at_once(processes: Processes) -> None:
+    await processes.let_pass("asking")
+
+
 async def test_initiator_killed_while_it_waits(spine: Spine, processes: Processes, raw: Any, asker: str) -> None:
     await processes.start("fanout_agents", "Dealer")
     killed = await processes.start("fanout_agents", asker)
@@ -20,8 +25,9 @@ async def test_initiator_killed_while_it_waits(spine: Spine, processes: Processe
     await spine.publish("purchase.wanted", {})
     await processes.reached("dealer", 10)
     await killed.kill()
-    await processes.let_pass("dealer")
     await processes.start("fanout_agents", asker)
+    await processes.reached("asking", 2)
+    await processes.let_pass("dealer")
     await ends_once(spine, raw)
 
 
