@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from spine import Event, EventType, InvalidInput, InvalidName, InvalidPayload, LateResponse, RequestTimeout, Spine
+from spine import (
+    Agent,
+    Event,
+    EventType,
+    InvalidInput,
+    InvalidName,
+    InvalidPayload,
+    LateResponse,
+    RequestTimeout,
+    Spine,
+    Worker,
+    on,
+)
 from spine import bus as bus_module
 from spine.bus import (
     SESSION_CREATED,
@@ -23,6 +35,13 @@ from spine.bus import (
 )
 from spine.testing import RedisServer
 from spine.testing.waiting import wait_until
+
+
+class Silent(Agent):
+    name = "silent"
+
+    @on("wish")
+    async def wish(self, event: Event) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -221,13 +240,19 @@ async def test_what_became_of_the_event_is_not_claimed_while_the_server_is_away(
         async with Spine(server.url, namespace=namespace) as spine, AgentEventBus(spine) as bus:
             await bus.subscribe("step", lambda event: {})
             await bus.emit_and_wait("step", {}, 10)
+            async with Worker(spine, Silent):
+                with pytest.raises(RequestTimeout, match="is in the log") as told:
+                    await spine.request("wish", {}, timeout=0.3)
+            assert told.value.stored is True
             server.pause()
             try:
-                with pytest.raises(RequestTimeout, match="not known") as caught:
+                with pytest.raises(RequestTimeout, match="not known") as emitted:
                     await bus.emit_and_wait("step", {}, 0.3)
+                with pytest.raises(RequestTimeout, match="may be in the log or not") as requested:
+                    await spine.request("wish", {}, timeout=0.3)
             finally:
                 server.cont()
-            assert caught.value.stored is None
+            assert emitted.value.stored is requested.value.stored is None
 
 
 async def test_a_callback_may_end_its_own_subscription_and_close_its_bus(bus: AgentEventBus) -> None:
