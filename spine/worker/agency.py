@@ -171,6 +171,7 @@ class Agency:
         partition = self.partitions.get(lease.partition)
         if partition is None or partition.lease is not lease:
             return
+        logger.warning("%s lost partition %d to another worker", self.name, lease.partition)
         del self.partitions[lease.partition]
         self._leases.forget(lease)
         self.intake.drop(partition)

@@ -251,7 +251,6 @@ class Worker:
     # --- leases ---
 
     def _lost(self, lease: Lease) -> None:
-        logger.warning("%s lost partition %d to another worker", lease.agent, lease.partition)
         self._agencies[lease.agent].lose(lease)
         self._balance_now.set()
 

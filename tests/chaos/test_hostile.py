@@ -77,19 +77,20 @@ class Vandal:
         self.client = redis.asyncio.Redis.from_url(url)
         self.keys = spine.server.keys
         self.written: set[tuple[int, str]] = set()
+        self.size = 0
 
     async def write_for(self, seconds: float, good: bytes) -> None:
         partitions = itertools.cycle(range(8))
-        began, size = time.monotonic(), 0
+        began = time.monotonic()
         for fields in rubbish(good):
-            size += sum(map(len, fields.values())) + sum(map(len, fields))
+            self.size += sum(map(len, fields.values())) + sum(map(len, fields))
             partition = next(partitions)
             entry_id = await self.write(partition, fields, stray=len(self.written) % 3 == 0)
             if entry_id is not None:
                 self.written.add((partition, entry_id))
             if time.monotonic() - began > seconds:
                 return
-            await asyncio.sleep(max(0.0, began + size / BYTES_A_SECOND - time.monotonic()))
+            await asyncio.sleep(max(0.0, began + self.size / BYTES_A_SECOND - time.monotonic()))
 
     async def write(self, partition: int, fields: dict[bytes, bytes], *, stray: bool) -> str | None:
         stream = self.keys.log(partition, Priority.NORMAL, "a.b")
@@ -153,8 +154,9 @@ async def torment(url: str, spine: Spine, worker: asyncio.subprocess.Process) ->
     letters = await wait_until(lambda: buried(spine, len(vandal.written)), PATIENCE_S)
     assert {(letter.partition, letter.entry_id) for letter in letters} == vandal.written
     most_kb = await watching
-    print(f"{len(vandal.written)} pieces in {SECONDS:.0f} s, {len(sent)} events; "
+    print(f"{len(vandal.written)} pieces, {vandal.size / 1e6:.0f} MB, in {SECONDS:.0f} s, {len(sent)} events; "
           f"{start_kb / 1024:.0f} MB at first, {most_kb / 1024:.0f} MB at most")  # fmt: skip
+    assert vandal.size >= 0.9 * SECONDS * BYTES_A_SECOND
     assert worker.returncode is None
     assert most_kb - start_kb < GROWTH_KB
     await check_copies(spine, sent)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -23,8 +24,15 @@ PATIENCE_S = 120 + 600 * SCALE
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240 + 1800 * SCALE)]
 
 
+def fsyncs_waited_for(server: RedisServer) -> int:
+    with redis.Redis.from_url(server.url) as client:
+        stats: dict[str, Any] = client.info("commandstats")
+    return int(stats.get("cmdstat_waitaof", {}).get("calls", 0))
+
+
 async def test_acknowledged_events_survive_kills_of_the_server(tmp_path: Path) -> None:
     acknowledged: dict[int, int] = {}
+    waits: list[int] = []
     handed_out = iter(range(EVENTS))
     with RedisServer.start(tmp_path, appendonly=True) as server:
         async with Spine(server.url, namespace="chaos", durability="disk", patience_s=60) as spine:
@@ -45,6 +53,7 @@ async def test_acknowledged_events_survive_kills_of_the_server(tmp_path: Path) -
                 for kill in range(KILLS):
                     goal = EVENTS * (kill + 1) // (KILLS + 2)
                     await wait_until(lambda goal=goal: enough(goal), PATIENCE_S)
+                    waits.append(await asyncio.to_thread(fsyncs_waited_for, server))
                     await asyncio.to_thread(server.kill)
                     await asyncio.to_thread(server.restart)
 
@@ -55,8 +64,12 @@ async def test_acknowledged_events_survive_kills_of_the_server(tmp_path: Path) -
             with contextlib.suppress(asyncio.CancelledError):
                 await killing
             found = [(event.seq, event.payload["n"]) async for event in spine.replay()]
-            with redis.Redis.from_url(server.url) as client:
-                assert client.info("commandstats").get("cmdstat_waitaof") is not None
+            waits.append(await asyncio.to_thread(fsyncs_waited_for, server))
+    print(
+        f"{len(found)} events, {len(acknowledged)} of them acknowledged, {len(waits) - 1} kills, {sum(waits)} WAITAOF"
+    )
+    assert len(waits) == KILLS + 1
+    assert all(waits), "a life of the server in which nobody waited for its disk"
     assert len({seq for seq, _ in found}) == len(found)
     assert len({n for _, n in found}) == len(found), "stored twice"
     assert acknowledged.items() <= dict(found).items(), "an acknowledged event is lost or has another number"

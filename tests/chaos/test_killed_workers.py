@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from spine import Draft, Spine
 from spine.state import Cell
 from spine.testing.servers import RedisServer
+from spine.testing.waiting import wait_until
 
 HERE = Path(__file__).parent
 SCALE = float(os.environ.get("SPINE_CHAOS_SCALE", "1"))
@@ -56,6 +57,10 @@ class Workers:
             self.running[name] = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", code, env={**os.environ, "PYTHONPATH": str(HERE)}, stderr=log
             )
+
+    def lost(self) -> int:
+        """Return how many partitions workers found to be lost when they woke up."""
+        return self.log.read_text().count("to another worker")
 
     def choose(self) -> asyncio.subprocess.Process:
         return random.choice(list(self.running.values()))
@@ -99,6 +104,10 @@ async def nothing_left(spine: Spine) -> bool:
     left = sum(one.total for one in await spine.lag("bookkeeper")) if known else EVENTS
     print(f"{time.strftime('%X')} {left} left", flush=True)
     return not left
+
+
+async def serving(spine: Spine) -> bool:
+    return sum(len(status.workers) for status in await spine.agents()) == WORKERS
 
 
 async def until_done(spine: Spine, fed: asyncio.Task[None]) -> None:
@@ -165,6 +174,7 @@ async def test_workers_killed_every_second(tmp_path: Path) -> None:
 async def test_workers_frozen_for_longer_than_their_lease(tmp_path: Path) -> None:
     with RedisServer.start(tmp_path) as server:
         async with Spine(server.url, namespace="chaos") as spine, workers(server.url, "chaos", tmp_path) as herd:
+            await wait_until(lambda: serving(spine), 60)
             done = asyncio.create_task(until_done(spine, asyncio.create_task(feed(spine))))
             freezes = 0
             while not done.done():
@@ -179,4 +189,5 @@ async def test_workers_frozen_for_longer_than_their_lease(tmp_path: Path) -> Non
             await done
             assert freezes > 0
             await check(spine)
-            print(f"{EVENTS} events, {freezes} freezes")
+            lost = await wait_until(herd.lost)
+            print(f"{EVENTS} events, {freezes} freezes, {lost} partitions lost by them")

@@ -24,7 +24,7 @@ KEYS = max(100, round(5_000 * SCALE))
 SLICES = 10  # every other one without poison
 A_SECOND = 1_000
 BATCH = 20
-SLACK_S = 0.02  # what a busy machine adds to either
+SLACK_S = 0.02 if SCALE < 1 else 0.0  # in a few events a single hiccup of the machine is the p99
 PATIENCE_S = 120 + 600 * SCALE
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240 + 1800 * SCALE)]
