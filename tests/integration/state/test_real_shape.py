@@ -17,14 +17,12 @@ import redis.asyncio
 from ledger import by_hand, until_stored
 from pydantic import BaseModel
 
-from agents.concierge import Concierge
-from agents.document import Document
 from agents.inquiry import Inquiry
-from agents.provider import Provider
-from agents.scheduling import Scheduling
 from agents.team import Material, play
+from agents.workers import APP_DIR, TEAM
 from spine import Event, Projection, ReplayGap, Spine, on, reduces
 from spine.keys import Keys
+from spine.targets import load_all
 from spine.testing.waiting import wait_until
 from spine.transfer import Import
 from spine.worker import Worker
@@ -118,7 +116,7 @@ async def test_states_of_a_team_at_any_moment(
     monkeypatch.setenv("CONVERSATIONS", str(CONVERSATIONS))
     material = Material.load(CONVERSATIONS)
     material = replace(material, dialogues=material.dialogues[:conversations])
-    async with Worker(spine, Inquiry, Story, Scheduling, Provider, Document, Concierge, Census):
+    async with Worker(spine, *load_all(list(TEAM.values()), APP_DIR), Story, Census):
         progress = await play(spine, material, None)
         assert progress.done
         keys = [f"{progress.run}:{dialogue.dialogue_id}" for dialogue in material.dialogues]
