@@ -157,6 +157,7 @@ class DeadLetters:
         for letter in letters:
             named.append(self._streams.key(partition, await self._streams.get(letter.stream)))
             rest += (letter.field, f"{letter.seq}-0", str(Listed(letter.seq, letter.stream, redriven=True)))
+        chosen = {(letter.agent, letter.field) for letter in letters}
         while True:
             known = await self._server.command("HGET", keys.holds(agent, partition), key) or b""
             hold = Hold(attempts=dict(decode_hold(known).attempts)) if known else Hold()
@@ -168,6 +169,7 @@ class DeadLetters:
             reply = await self._server.run("redrive", named, args)
             if reply != 0:
                 return [letter for letter, outcome in zip(letters, reply, strict=True) if outcome == 1]
+            parked = place in await self._parked((agent,), but=chosen)  # another letter may have come to park it
 
     async def _agents(self, agent: str | None) -> list[str]:
         if agent is not None:

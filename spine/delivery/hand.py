@@ -34,7 +34,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
         attempt: number of this attempt to handle it, from 1.
         listed: how the waiting list names it, when it stands there.
         redriven: it comes back from the dead letters.
-        passing: it passed the hold of its key before, and failed.
+        passing: it runs, or failed, although its key is held.
         suspect: a worker died while it was in hand.
         deaths: how many of these deaths it was at work at, as far as is known.
         counted: that it is at work is written down.

@@ -105,6 +105,10 @@ class HoldWrites:
         """Put an event first into the waiting list."""
         return Write("LPUSH", self.waiting(key), "list", (reference,))
 
+    def pass_to_front(self, key: str, listed: Listed) -> tuple[Write, Write]:
+        """Put an event that passed the hold first into the waiting list; the key is held, if it is not by now."""
+        return self.to_front(key, str(listed)), Write("HSETNX", self._holds, "hash", (key, BACKLOG))
+
     def to_back(self, key: str, reference: str) -> tuple[Write, Write]:
         """Put an event last into the waiting list; the key is held from now on, if it was not."""
         return (

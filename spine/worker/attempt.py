@@ -126,6 +126,7 @@ class Attempt:
         if taken.suspect and not taken.counted and agency.may_begin(taken):
             await agency.outcomes.count(taken)
         if agency.may_begin(taken):
+            taken.passing = taken.passing or (taken.source == "pending" and taken.order_key in agency.held)
             await self._handle(spec)
         else:
             agency.interrupted(taken)
@@ -286,7 +287,7 @@ class Attempt:
             agency.name, taken.event.seq, taken.event.type, taken.attempt, delay, type(error).__name__, error,
         )  # fmt: skip
         due_ms = agency.server.now_ms() + round(delay * 1000)
-        if agency.outcomes.passes(taken):
+        if taken.passing:
             agency.outcomes.hold_back(taken, due_ms, self._state_writes())
             return
         hold = agency.outcomes.next_hold(taken)

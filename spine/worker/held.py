@@ -151,8 +151,10 @@ class HeldKeys:
 
     def passed(self, key: str, due_ms: int) -> None:
         """An event that passed the hold of `key` failed: it heads the waiting list now, and runs at `due_ms`."""
-        self.hold(key, self._keys[key].partition, self._keys[key].hold)
-        self._keys[key].head_due_ms = due_ms
+        held = self._keys.get(key)
+        if held is not None:  # else the partition is lost, or opened again soon
+            self.hold(key, held.partition, held.hold)
+            held.head_due_ms = due_ms
 
     def look_at_head(self, key: str) -> None:
         """The waiting list of `key` changes: what heads it then may be another event that passed the hold."""

@@ -104,20 +104,18 @@ class Outcomes:
 
     def _leaving(self, taken: Taken, holds: HoldWrites) -> list[Write]:
         """Return what ends the hold when the event was the last that waited; a key that is parked stays so."""
-        held = self._agency.held.get(taken.order_key)
-        if held is None or not taken.passing:
+        if not taken.passing:
             return [holds.release(taken.order_key)]
+        held = self._agency.held.get(taken.order_key)
+        if held is None:  # the partition is opened again soon: who knows whether the key is parked
+            return []
         self._agency.held.look_at_head(taken.order_key)
         return [] if held.hold.until_ms >= FOREVER else [holds.release(taken.order_key)]
-
-    def passes(self, taken: Taken) -> bool:
-        """Tell whether the event runs although its key is held."""
-        return taken.passing or (taken.source == "pending" and taken.order_key in self._agency.held)
 
     def hold_back(self, taken: Taken, due_ms: int, writes: tuple[Write, ...]) -> None:
         """An event that passed the hold of its key failed: it runs again at `due_ms`, and the hold stays as it is."""
         listed = Listed(taken.event.seq, taken.number, due_ms=due_ms, attempts=taken.attempt)
-        keep = [self._holds(taken).to_front(taken.order_key, str(listed))]
+        keep = [*self._holds(taken).pass_to_front(taken.order_key, listed)]
         if taken.counted:
             keep.append(self._deaths(taken, taken.deaths))
         self._agency.held.passed(taken.order_key, due_ms)
