@@ -21,12 +21,15 @@ PAGE = 500
 
 
 async def export_lines(server: Server, reader: Reader, streams: Streams, until: int) -> AsyncGenerator[bytes, None]:
-    """Yield a log up to a seq, from its beginning, as lines: what it is, what was trimmed of it, its events."""
+    """Yield a log up to a seq, from its beginning, as lines: what it is, its types, what was trimmed, its events."""
     gone = await floors(server)
     meta = await server.command("HGETALL", server.keys.meta)
     created = dict(zip(meta[::2], meta[1::2], strict=True)).get(b"created", b"0")
     header = {"namespace": server.keys.namespace, "created": int(created), "last": until, "floors": gone}
     yield msgspec.json.encode({KIND: VERSION, **header, "partitions": server.partitions})
+    async with aclosing(_fields(server, server.keys.catalog)) as types:
+        async for name, raw in types:
+            yield msgspec.json.encode({"catalog": name, "known": msgspec.Raw(raw)})
     if gone:
         for left in (_what_is_gone(server, streams), _states(server, until), _sessions(server, until)):
             async with aclosing(left) as lines:

@@ -22,7 +22,7 @@ from spine.sessions import UPDATED, stored_changes
 
 BATCH = 500
 BATCH_BYTES = 2 * 1024 * 1024
-_LEFT = frozenset({"gone", "state", "snap", "session"})
+_BESIDE = frozenset({"catalog", "gone", "state", "snap", "session"})
 
 
 class Imported(msgspec.Struct, kw_only=True):
@@ -66,8 +66,8 @@ class Import(Spine):
                 if header is None:
                     header = value
                     await self._begin(header)
-                elif _LEFT & value.keys():
-                    await self._load_what_is_left(value)
+                elif _BESIDE & value.keys():
+                    await self._load_what_is_beside(value)
                 else:
                     batch.append(_event_of(number, value))
                     size += len(text)
@@ -156,9 +156,12 @@ class Import(Spine):
                 count += 1
         args[place] = count
 
-    async def _load_what_is_left(self, value: Mapping[str, Any]) -> None:
-        """Store what is left of events that are gone."""
+    async def _load_what_is_beside(self, value: Mapping[str, Any]) -> None:
+        """Store the type of a catalogue, or what is left of events that are gone."""
         keys = self.server.keys
+        if "catalog" in value:
+            await self.server.command("HSET", keys.catalog, value["catalog"], msgspec.json.encode(value["known"]))
+            return
         if "session" in value:
             place = keys.session(partition_of(value["session"], self.server.partitions), value["session"])
             fields = [item for pair in whole(value["fields"]).items() for item in pair]

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from ledger import Ledger, Serve, by_hand, until_stored
+from ledger import Connect, Ledger, Serve, by_hand, until_stored
 
 from spine import (
+    Catalog,
     Context,
     Draft,
     Event,
+    EventType,
     InvalidInput,
     Misconfigured,
     NamespaceMismatch,
@@ -21,6 +23,7 @@ from spine import (
     ReplayGap,
     Spine,
 )
+from spine.catalog.stored import load
 from spine.keys import Keys
 from spine.transfer import Import
 
@@ -84,6 +87,21 @@ async def test_an_agent_runs_on_a_copy(url: str, spine: Spine, other: str, raw: 
     async with Spine(url, namespace=other) as copy, Worker(copy, Ledger):
         cell = await until_stored(raw, copy, Ledger, "k2", last)
         assert cell.state == await by_hand(spine, Ledger, "k2")
+
+
+async def test_the_catalogue_comes_along(url: str, connect: Connect, other: str) -> None:
+    class Placed(EventType):
+        """An order was placed."""
+
+        event_type = "order.placed"
+        sku: int
+
+    spine = await connect(catalog=Catalog(Placed))
+    await spine.publish(Placed(sku=7), key="k")
+    async with Import(url, namespace=other) as target:
+        await target.load(await exported(spine))
+    async with Spine(url, namespace=other) as copy:
+        assert await load(copy.server) == await load(spine.server) != {}
 
 
 async def test_a_part_of_the_past_is_exported(url: str, spine: Spine, other: str) -> None:
