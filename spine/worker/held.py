@@ -196,7 +196,7 @@ class HeldKeys:
     async def _work_off(self, key: str, held: HeldKey) -> None:
         again = False
         try:
-            moved = held.moved
+            moving, moved = held.moving, held.moved  # what was on its way may have come after the list was read
             waiting = self.writes(held.partition).waiting(key)
             references = await self._server.command("LRANGE", waiting, 0, PAGE - 1)
             partition = self._partitions.get(held.partition)
@@ -207,7 +207,7 @@ class HeldKeys:
                 await self._admit(found, partition, held, key)
             elif references or held.hold.until_ms >= FOREVER:
                 self._arm(key, held)
-            elif held.moving or held.moved != moved:
+            elif moving or held.moved != moved:
                 again = True
             else:
                 self._forget(key)

@@ -1,0 +1,63 @@
+"""When a hold ends: not while an event may be on its way to its waiting list."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from spine.delivery.holds import Hold
+from spine.delivery.leases import Lease
+from spine.delivery.partition import Partition
+from spine.keys import Keys
+from spine.testing.waiting import wait_until
+from spine.worker.held import HeldKeys
+
+
+class Server:
+    """Answers each question for a waiting list with an empty one, after `then` was called."""
+
+    def __init__(self) -> None:
+        self.keys = Keys("unit")
+        self.asked = 0
+        self.then: Any = lambda: None
+
+    def now_ms(self) -> int:
+        return 1
+
+    async def command(self, *command: Any) -> list[Any]:
+        if command[0] == "LRANGE":
+            self.asked += 1
+            self.then()
+        return []
+
+    async def commands(self, *commands: Any) -> list[Any]:
+        return []
+
+
+async def test_an_event_that_reaches_the_list_just_after_it_was_read_is_not_left_there() -> None:
+    server: Any = Server()
+    tasks: list[asyncio.Task[Any]] = []
+
+    def spawn(work: Any, name: str) -> None:
+        tasks.append(asyncio.create_task(work, name=name))
+
+    held = HeldKeys(server, None, "agent", None, lambda key: False, spawn)  # type: ignore[arg-type]
+    lease = Lease("agent", 0, "lease", 1, clean=True, first=True)
+    streams: Any = None
+    await held.load(Partition(server, streams, lease, lambda topic: 0), "1")
+    held.hold("k", 0, Hold())
+    found = held.get("k")
+    assert found is not None
+    found.moving = found.moved = 1
+
+    def arrives() -> None:
+        found.moving = 0
+
+    server.then = arrives
+    held.stored("k")
+    await wait_until(lambda: server.asked == 1)
+    await asyncio.gather(*tasks)
+    assert "k" in held
+    await wait_until(lambda: server.asked == 2)
+    await asyncio.gather(*tasks)
+    assert "k" not in held
