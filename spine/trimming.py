@@ -31,7 +31,7 @@ class Trim(msgspec.Struct, kw_only=True):
 
     Attributes:
         target: the seq up to which events were to go.
-        floors: for each partition the seq up to which they are gone.
+        floors: for each partition that ever lost events the seq up to which they are gone.
         events: how many went.
         blockers: who needs an event that should have gone; with ``force``, who needed one that went.
         unreachable: states of moments since the floor that cannot be had any more: keys that went on meanwhile, of
@@ -151,6 +151,8 @@ class Trimmer:
             if page.limit <= low:
                 return
             known, low = report.floors.get(partition), page.limit
+            if not page.found:  # a floor where nothing went would keep others from reading what is there
+                continue
             report.events += len(page.found)
             report.unreachable += await self._keep_bases(page, partition, report.dry_run)
             if not report.dry_run and not await self._take_out(page, partition, known):

@@ -31,6 +31,8 @@ class Position:
 
     def read(self, otherwise: int) -> int:
         """Return the seq to go on after; `otherwise` where nothing is kept. Raises `InvalidInput`."""
+        if not self._path.parent.is_dir() or not os.access(self._path.parent, os.W_OK):
+            raise InvalidInput(f"--resume: {self._path} cannot be written: {self._path.parent} is no directory of ours")
         try:
             seq, _, selected = self._path.read_text().rstrip("\n").partition(" ")
         except FileNotFoundError:

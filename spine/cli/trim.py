@@ -89,7 +89,7 @@ def _write(done: Trim, output: Format) -> None:
     if output is not Format.TABLE:
         write_rows([row], (), output)
         return
-    row["floor"] = min(done.floors.values(), default=0)
+    row["floor"] = max(done.floors.values(), default=0)
     write_rows([row], ("target", "floor", "events", "unreachable"), output)
     verb = "would go" if done.dry_run else "went"
     say(f"{done.events:,} events {verb}")

@@ -131,6 +131,9 @@ def test_a_replay_goes_on_where_it_stopped(bank: Cli, tmp_path: Path) -> None:
     assert "selected other events" in refused.err
     (tmp_path / "place").write_text("rubbish")
     assert "no place of a replay" in bank("replay", "--resume", "place").err
+    nowhere = bank("replay", "--resume", "nowhere/place")
+    assert (nowhere.code, nowhere.out) == (2, "")
+    assert "cannot be written" in nowhere.err
 
 
 def test_a_replay_that_is_interrupted_and_resumed_writes_each_event_once(cli: Cli, tmp_path: Path) -> None:

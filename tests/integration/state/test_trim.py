@@ -84,6 +84,17 @@ async def test_a_replay_that_needs_what_is_gone_says_so(spine: Spine) -> None:
     assert (await spine.reduce(Ledger, key="new")).seqs == [41]
 
 
+async def test_where_nothing_went_nothing_is_missing(spine: Spine, serve: Serve, raw: redis.asyncio.Redis) -> None:
+    worker = await serve(Ledger)
+    event = await spine.publish("money.in", {"amount": 1}, key="k")
+    await until_stored(raw, spine, Ledger, "k", event.seq)
+    await worker.stop()
+    await raw.delete(spine.server.keys.state("ledger", "1", event_partition := partition_of("k", 8)))
+    report = await spine.trim(until=1)
+    assert ([one.partition for one in report.blockers], report.events, report.floors) == ([event_partition], 0, {})
+    assert [found async for found in spine.replay()] == [event]
+
+
 async def test_a_replay_under_way_says_when_it_is_overtaken(spine: Spine) -> None:
     await grow(spine, 9_000)
     events = spine.replay()
