@@ -123,10 +123,13 @@ class HeldKeys:
 
         A key that was parked because a reducer raised is released for another `version` of the agent.
         """
+        opening = partition.opening
         raw = await self._server.command("HGETALL", self._server.keys.holds(self._agent, partition.number))
         names = [name.decode() for name in raw[::2]]
         waiting = self.writes(partition.number).waiting
         heads = await self._server.commands(*(("LINDEX", waiting(key), 0) for key in names))
+        if partition.opening != opening:  # it was dropped meanwhile: what is kept now, nobody would drop
+            return
         self._partitions[partition.number] = partition
         for key, encoded, head in zip(names, raw[1::2], heads, strict=True):
             if key in self._keys:

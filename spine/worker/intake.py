@@ -398,6 +398,7 @@ class Intake:
     async def admit_waiting(self, waiting: list[Waiting], partition: Partition, held: HeldKey, key: str) -> None:
         """Take the head of a waiting list into hand, in the order of the list; what cannot be read is given up."""
         taken: list[Taken] = []
+        hold = held.hold
         for place, one in enumerate(waiting):
             stream = await self._agency.spine.streams.get(one.listed.stream)
             source = self._agency.spine.streams.key(partition.number, stream)
@@ -416,6 +417,8 @@ class Intake:
             taken.append(each)
         await self._agency.prepare(taken)
         if self._agency.held.get(key) is not held or partition.draining or held.loaded:
+            return
+        if held.settling or held.hold is not hold:  # one that passed the hold failed meanwhile
             return
         if taken:
             partition.suspects.look_at(taken[0], cut_off=held.suspect)

@@ -1,11 +1,11 @@
-"""When a hold ends: not while an event may be on its way to its waiting list."""
+"""When a hold ends, and what is known of holds when a partition changes hands."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from spine.delivery.holds import Hold
+from spine.delivery.holds import Hold, encode_hold
 from spine.delivery.leases import Lease
 from spine.delivery.partition import Partition
 from spine.keys import Keys
@@ -60,4 +60,24 @@ async def test_an_event_that_reaches_the_list_just_after_it_was_read_is_not_left
     assert "k" in held
     await wait_until(lambda: server.asked == 2)
     await asyncio.gather(*tasks)
+    assert "k" not in held
+
+
+async def test_holds_of_a_partition_that_is_dropped_while_they_are_read_are_not_kept() -> None:
+    server: Any = Server()
+    held = HeldKeys(server, None, "agent", None, lambda key: False, None)  # type: ignore[arg-type]
+    lease = Lease("agent", 0, "lease", 1, clean=True, first=True)
+    streams: Any = None
+    partition = Partition(server, streams, lease, lambda topic: 0)
+
+    async def command(*command: Any) -> list[Any]:
+        return [b"k", encode_hold(Hold(until_ms=1000))]
+
+    async def commands(*commands: Any) -> list[Any]:
+        partition.opening += 1
+        held.drop_partition(0)
+        return [None]
+
+    server.command, server.commands = command, commands
+    await held.load(partition, "1")
     assert "k" not in held
