@@ -16,6 +16,7 @@ from spine import Draft, Priority, Spine
 
 URGENT = Priority.URGENT
 BATCH = 500
+QUIET_P99_MS = 4.0  # more than an agent with nothing to do needs on a machine that nobody else uses
 
 
 async def test_the_worker_is_killed_after_something_gave_way(spine: Spine, processes: Processes, raw: Any) -> None:
@@ -110,7 +111,7 @@ async def test_urgent_work_begins_soon_in_spite_of_a_backlog(
 async def test_99_of_100_urgent_events_begin_within_milliseconds(
     spine: Spine, processes: Processes, raw: Any, agent: str, p99_ms: float
 ) -> None:
-    """Beyond what the same events take to an agent that has nothing to do: other programs slow both down."""
+    """Where others use the machine, the bound goes up by as much as an agent that has nothing to do is slowed."""
     await processes.start("preemption_agents", "Idle")
     waits, gave_way = await waits_ms(spine, processes, agent, works=10_000, alarms=400, pace_s=0.1)
     await nothing_left_to_do(spine, raw)
@@ -121,5 +122,5 @@ async def test_99_of_100_urgent_events_begin_within_milliseconds(
         f"{agent}: publish to handler start p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {most:.1f} ms; idle agent p99 "
         f"{idle_p99:.1f} ms; {gave_way} gave way, all 10,000 done once; load {os.getloadavg()[0]:.1f}"
     )
-    assert p99 < p99_ms + idle_p99
+    assert p99 < p99_ms * max(1.0, idle_p99 / QUIET_P99_MS)
     assert (gave_way > 0) is (agent == "Yielding")
