@@ -37,6 +37,7 @@ def bench(
     durability: Annotated[Survives, typer.Option(help="What an acknowledged publish has survived.")] = Survives.MEMORY,
     output: Output = None,
     url: Url = None,
+    _namespace: Annotated[str | None, typer.Option("--namespace", hidden=True)] = None,  # taken, as by every command
 ) -> None:
     """Measure a server: publish, deliver, request, replay. It writes to a namespace of its own and deletes it again.
 

@@ -56,7 +56,7 @@ def test_every_command_takes_url_and_namespace(cli: Cli) -> None:
     assert shown.code == 0
     commands = [line.split()[1] for line in shown.out.splitlines() if line.startswith("│ ") and line[2].isalpha()]
     assert {"publish", "tail", "history", "replay", "trace", "doctor", "namespace"} <= set(commands)
-    groups = {"namespace": [], "dlq": ["dlq list", "dlq show", "dlq redrive", "dlq discard"]}
+    groups = {"namespace": [], "bench": [], "dlq": ["dlq list", "dlq show", "dlq redrive", "dlq discard"]}
     groups["snapshots"] = ["snapshots list", "snapshots keep", "snapshots remove"]
     for command in (one for name in commands for one in groups.get(name, [name])):
         told = cli(*command.split(), "--help")
