@@ -1,7 +1,4 @@
-"""Book when the requirement is complete and the payment cleared, in whatever order; remind after a minute.
-
-spine run coordination_gate:Scheduling --app-dir examples
-"""
+"""Book when the requirement is complete and the payment cleared, in whatever order; remind after a minute."""
 
 from spine import Agent, on_all, on_missing
 

@@ -136,6 +136,7 @@ async def test_a_stream_left_early_waits_no_more(spine: Spine, serve: Serve) -> 
     assert [task for task in asyncio.all_tasks() if task.get_name() == "spine-fan-out"] == []
     assert [answer.place for answer in stream.result().answers] == [0]
     assert stream.result().partial
+    assert [missing.place for missing in stream.result().missing] == [1, 2]
 
 
 async def test_a_reducer_may_ask_somebody_itself(spine: Spine, serve: Serve) -> None:
