@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import redis.asyncio
 from ledger import Serve
+from tenacity import wait_fixed
 
-from spine import Agent, Event, Handling, Priority, Spine, on, on_all, on_missing
-from spine.keys import Keys
+from spine import Agent, Event, Handling, Priority, Retry, Spine, on, on_all, on_missing
+from spine.keys import Keys, partition_of
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
 
@@ -161,3 +162,37 @@ async def test_what_a_client_scheduled_later_is_not_in_the_fork(
     await spine.fork(other, at=at)
     async with Spine(url, namespace=other) as copy:
         assert await raw.zrange(copy.server.keys.due, 0, -1) == [early.id.encode()]
+
+
+async def test_what_was_held_and_what_waited_behind_it_come_in_their_order(
+    url: str, spine: Spine, serve: Serve, raw: redis.asyncio.Redis, other: str
+) -> None:
+    class Stuck(Agent[None]):
+        name = "stuck"
+
+        @on("order", retry=Retry(attempts=100, wait=wait_fixed(60)))
+        async def work(self, event: Event[Any], ctx: Handling) -> None:
+            if ctx.spine.namespace == other or event.key != "held":
+                await ctx.publish("worked", {"of": event.seq})
+                return
+            raise RuntimeError("no luck")
+
+    await serve(Stuck)
+    held = [await spine.publish("order", {}, key="held") for _ in range(3)]
+    free = await spine.publish("order", {}, key="free")
+    waiting = spine.server.keys.waiting("stuck", partition_of("held", 8), "held")
+    await wait_until(lambda: found(spine, "worked", 1))
+    # The one that failed stands first, the two behind it after that.
+    await wait_until(lambda: _length(raw, waiting, 3))
+    await spine.pause("stuck")
+    assert (await spine.fork(other)).open == {"stuck": 3}
+    async with Spine(url, namespace=other) as copy, Worker(copy, Stuck):
+        await wait_until(lambda: found(copy, "worked", 4))
+        done = [event.payload["of"] for event in reversed(await copy.history(types="worked"))]
+        assert done == [free.seq, *(event.seq for event in held)]
+    assert await found(spine, "worked", 1)
+    assert await raw.llen(waiting) == 3
+
+
+async def _length(raw: redis.asyncio.Redis, name: str, wanted: int) -> bool:
+    return int(await raw.llen(name)) == wanted
