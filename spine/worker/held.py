@@ -132,7 +132,9 @@ class HeldKeys:
             return
         self._partitions[partition.number] = partition
         for key, encoded, head in zip(names, raw[1::2], heads, strict=True):
-            if key in self._keys:
+            known = self._keys.get(key)
+            if known is not None:  # it may have been due while the partition was not there
+                self._arm(key, known)
                 continue
             hold = decode_hold(encoded)
             if hold.reason == "reducer" and hold.version != version:

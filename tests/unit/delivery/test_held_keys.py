@@ -81,3 +81,35 @@ async def test_holds_of_a_partition_that_is_dropped_while_they_are_read_are_not_
     server.command, server.commands = command, commands
     await held.load(partition, "1")
     assert "k" not in held
+
+
+async def test_a_key_that_was_due_while_its_partition_was_opened_again_is_worked_off() -> None:
+    server: Any = Server()
+    tasks: list[asyncio.Task[Any]] = []
+
+    def spawn(work: Any, name: str) -> None:
+        tasks.append(asyncio.create_task(work, name=name))
+
+    held = HeldKeys(server, None, "agent", None, lambda key: False, spawn)  # type: ignore[arg-type]
+    lease = Lease("agent", 0, "lease", 1, clean=True, first=True)
+    streams: Any = None
+    held.hold("k", 0, Hold())  # an event fails that ran while the partition was dropped
+    held.stored("k")
+    await wait_until(lambda: server.asked == 1)
+    await asyncio.gather(*tasks)
+    assert "k" in held
+
+    async def command(*command: Any) -> list[Any]:
+        if command[0] == "LRANGE":
+            server.asked += 1
+            return []
+        return [b"k", encode_hold(Hold())]
+
+    async def commands(*commands: Any) -> list[Any]:
+        return [None]
+
+    server.command, server.commands = command, commands
+    await held.load(Partition(server, streams, lease, lambda topic: 0), "1")
+    await wait_until(lambda: server.asked == 2)
+    await asyncio.gather(*tasks)
+    assert "k" not in held
