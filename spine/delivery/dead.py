@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from datetime import datetime
 from typing import TypedDict
 
@@ -121,11 +121,12 @@ class DeadLetters:
             if not letter.entry_id:
                 groups[place_of(letter)].append(letter)
         chosen = {(letter.agent, letter.field) for group in groups.values() for letter in group}
+        holds = await self._holds(groups)
         parked = await self._parked({agent for agent, _, _ in groups}, but=chosen)
         came: list[DeadLetter] = []
         for place, group in groups.items():
             by_seq = sorted(group, key=lambda letter: letter.seq)
-            came += await self._release(place, by_seq, parked=place in parked)
+            came += await self._release(place, by_seq, holds[place], parked=place in parked)
         return came
 
     async def discard(self, letters: Iterable[DeadLetter]) -> list[DeadLetter]:
@@ -135,9 +136,19 @@ class DeadLetters:
             if await self._server.command("HDEL", self._server.keys.dead(letter.agent), letter.field):
                 gone.append(letter)
         places = {place_of(letter) for letter in gone if letter.parked}
+        holds = await self._holds(places)
         for place in places - await self._parked({agent for agent, _, _ in places}):
-            await self._release(place, [], parked=False)
+            await self._release(place, [], holds[place], parked=False)
         return gone
+
+    async def _holds(self, places: Collection[Place]) -> dict[Place, bytes]:
+        """Return the hold of each key as it is stored, empty where there is none.
+
+        Read before it is looked up who parks a key: one that parks it later is noticed by its hold being another one.
+        """
+        keys = self._server.keys
+        raw = await self._server.commands(*(("HGET", keys.holds(agent, number), key) for agent, number, key in places))
+        return {place: known or b"" for place, known in zip(places, raw, strict=True)}
 
     async def _parked(self, agents: Iterable[str], but: Container[tuple[str, str]] = ()) -> set[Place]:
         """Return the keys that dead letters park, `but` for those (agent, field)."""
@@ -148,7 +159,9 @@ class DeadLetters:
             if letter.parked and (agent, letter.field) not in but
         }
 
-    async def _release(self, place: Place, letters: list[DeadLetter], *, parked: bool) -> list[DeadLetter]:
+    async def _release(
+        self, place: Place, letters: list[DeadLetter], known: bytes, *, parked: bool
+    ) -> list[DeadLetter]:
         """Put `letters` at the front of the waiting list of a key, and let it be worked off unless it is `parked`."""
         agent, partition, key = place
         keys = self._server.keys
@@ -159,7 +172,6 @@ class DeadLetters:
             rest += (letter.field, f"{letter.seq}-0", str(Listed(letter.seq, letter.stream, redriven=True)))
         chosen = {(letter.agent, letter.field) for letter in letters}
         while True:
-            known = await self._server.command("HGET", keys.holds(agent, partition), key) or b""
             hold = Hold(attempts=dict(decode_hold(known).attempts)) if known else Hold()
             if parked:
                 hold.until_ms, hold.reason = FOREVER, "parked"
@@ -169,7 +181,8 @@ class DeadLetters:
             reply = await self._server.run("redrive", named, args)
             if reply != 0:
                 return [letter for letter, outcome in zip(letters, reply, strict=True) if outcome == 1]
-            parked = place in await self._parked((agent,), but=chosen)  # another letter may have come to park it
+            known = (await self._holds([place]))[place]
+            parked = place in await self._parked((agent,), but=chosen)
 
     async def _agents(self, agent: str | None) -> list[str]:
         if agent is not None:

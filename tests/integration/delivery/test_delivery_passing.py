@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar
 
+import pytest
 import redis.asyncio
 from recording import Recorder, die
 from tenacity import wait_fixed
 
 from spine import Event, Handling, Priority, Retry, Spine, on
+from spine.delivery.dead import DeadLetters
 from spine.delivery.holds import FOREVER, decode_hold
 from spine.keys import partition_of
 from spine.testing.waiting import wait_until
@@ -125,3 +127,37 @@ async def test_who_takes_over_goes_on_with_what_passed_a_parked_key(
     assert sorted(Parking.seen["k"]) == [event.seq for event in urgent]
     assert (urgent[0].seq, 2) in Parking.tried
     assert await parked(spine, raw, "k")
+
+
+async def test_a_redrive_leaves_a_key_parked_that_another_event_parks_meanwhile(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Both(Acting):
+        @on("a.goes", retry=Retry(attempts=1))
+        async def goes_on(self, event: Event[Any], ctx: Handling) -> None:
+            self.act(event, ctx)
+
+        @on("a.parks", retry=Retry(attempts=1), on_dead="park")
+        async def parks(self, event: Event[Any], ctx: Handling) -> None:
+            self.act(event, ctx)
+
+    await serve(Both)
+    dead = await spine.publish("a.goes", {"fails": 1}, key="k")
+    await wait_until(lambda: _letters(spine, 1))
+    look_up = DeadLetters._parked
+
+    async def looks_up_too_early(self: DeadLetters, agents: Any, but: Any = ()) -> Any:
+        found = await look_up(self, agents, but)
+        if not await parked(spine, raw, "k"):
+            await spine.publish("a.parks", {"fails": 1}, key="k")
+            await wait_until(lambda: parked(spine, raw, "k"))
+        return found
+
+    monkeypatch.setattr(DeadLetters, "_parked", looks_up_too_early)
+    Both.mended = False
+    assert [letter.seq for letter in await spine.redrive(seq=dead.seq)] == [dead.seq]
+    assert await parked(spine, raw, "k")
+
+
+async def _letters(spine: Spine, count: int) -> bool:
+    return len(await spine.dead_letters("recorder")) == count
