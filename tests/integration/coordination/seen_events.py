@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import redis.asyncio
-
 from spine import Event, Spine
 from spine.testing.waiting import wait_until
 
@@ -25,15 +23,10 @@ async def wait_for_events(spine: Spine, count: int, *types: str, timeout: float 
     return await wait_until(there, timeout, f"{count} events of {types}")
 
 
-async def nothing_left_to_do(spine: Spine, raw: redis.asyncio.Redis) -> None:
-    """Wait until no consumer group of the namespace has anything pending or unread."""
+async def nothing_left_to_do(spine: Spine) -> None:
+    """Wait until no agent has an event before it, those of held keys left out."""
 
     async def idle() -> bool:
-        async for key in raw.scan_iter(match=f"{spine.server.keys.prefix}log:*", count=1000):
-            for group in await raw.xinfo_groups(key):
-                info = await raw.xinfo_stream(key)
-                if group["pending"] or group["last-delivered-id"] != info["last-generated-id"]:
-                    return False
-        return True
+        return all(lag.not_taken + lag.pending == 0 for lag in await spine.lag())
 
     await wait_until(idle, 20, "every event handled")

@@ -69,7 +69,7 @@ async def test_both_late(spine: Spine, processes: Processes, raw: Any, asker: st
 
 async def ends_once(spine: Spine, raw: Any) -> None:
     (made,) = await wait_for_events(spine, 1, "purchase.made")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert 15 <= len(made.payload["prices"]) == len(set(made.payload["prices"]))
     assert len(await events_of(spine, "purchase.made")) == 1
     assert sorted(event.payload["n"] for event in await events_of(spine, "quote.wanted")) == list(range(20))

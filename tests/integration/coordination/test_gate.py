@@ -22,7 +22,7 @@ R, P, F = "requirement.complete", "payment.cleared", "room.found"
 
 async def nothing_waits(spine: Spine, raw: redis.asyncio.Redis) -> None:
     """Everything is handled, no gate holds anything and nothing is in the timetable."""
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     keys = spine.server.keys
     assert [key async for key in raw.scan_iter(match=keys.own("gate", "*"), count=1000)] == []
     assert await raw.zcard(keys.due) == 0
@@ -61,7 +61,7 @@ async def test_any_order_and_every_key_by_itself(spine: Spine, serve: Serve, raw
             *(spine.publish(order[place], {"n": f"{n}"}, key=f"k-{n}") for n, order in enumerate(orders))
         )
         if place < 2:
-            await nothing_left_to_do(spine, raw)
+            await nothing_left_to_do(spine)
             assert await events_of(spine, "booking.made") == []
     made = await wait_for_events(spine, len(orders), "booking.made")
     await nothing_waits(spine, raw)
@@ -77,7 +77,7 @@ async def test_the_latest_counts_and_the_next_round_begins_empty(
     await serve(Three)
     for n, type in enumerate((R, P, P, R, F, F, P)):
         await spine.publish(type, {"n": n}, key="k")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert [event.payload for event in await events_of(spine, "booking.made")] == [{R: 3, P: 2, F: 4}]
     await spine.publish(R, {"n": 7}, key="k")
     await nothing_waits(spine, raw)
@@ -103,7 +103,7 @@ async def test_what_came_is_whole_though_the_log_was_trimmed(
     await serve(Whole)
     context = Context(correlation="c-1", session_id="k", constraints={"budget": 90}, deadline=None)
     first = await spine.publish(R, {"deep": [{"er": None}], "n": 1}, context=context, priority=Priority.URGENT)
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     async for stream in raw.scan_iter(match=spine.server.keys.own("log", "*", R), count=1000):
         await raw.xtrim(stream, maxlen=0)
     answer = await spine.request(P, {"n": 2}, key="k", timeout=10)
@@ -282,7 +282,7 @@ async def test_a_second_worker_goes_on_where_the_first_was_killed(
     keys = [f"k-{n}" for n in range(24)]
     for n, key in enumerate(keys):
         await spine.publish((R, P)[n % 2], {"n": n}, key=key)
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     for n, key in enumerate(keys):
         await spine.publish((P, R)[n % 2], {"n": n}, key=key)
     await processes.reached("book", len(keys))

@@ -56,7 +56,7 @@ async def test_all_of_them_late(spine: Spine, processes: Processes, raw: Any) ->
 
 async def ends_once(spine: Spine, raw: Any) -> None:
     (made,) = await wait_for_events(spine, 1, "booking.made")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert made.payload == {"requirement.complete": 7, "payment.cleared": 7}
     for type in ("booking.made", "requirement.complete", "payment.cleared"):
         assert len(await events_of(spine, type)) == 1, type

@@ -208,7 +208,7 @@ async def ends_once(spine: Spine, processes: Processes, raw: Any) -> None:
     await wait_for_events(spine, 1, "survey.decided")
     await processes.let_pass("never")
     await processes.start("gather_agents", "Panel", "Asker", "Judge")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     (decided,) = await events_of(spine, "survey.decided")
     assert decided.payload == {"sum": sum(range(8)), "of": 8}
     assert len(await events_of(spine, "survey.closed")) == 1

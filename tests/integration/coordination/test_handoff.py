@@ -75,7 +75,7 @@ async def test_initiator_killed_before_its_commit(spine: Spine, processes: Proce
     await processes.let_pass("desk")
     await processes.start("handoff_agents", "Desk")
     await wait_for_events(spine, 1, "case.solved")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert [event.topic for event in await events_of(spine, "case.referred")] == ["@expert"]
     assert len(await events_of(spine, "case.solved")) == 1
 
@@ -90,7 +90,7 @@ async def test_initiator_killed_for_good_when_it_has_handed_over(spine: Spine, p
     await processes.let_pass("expert")
     assert (await answering).payload == {"by": "expert"}
     await processes.start("handoff_agents", "Desk")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert len(await events_of(spine, "case.referred")) == len(await events_of(spine, "case.solved")) == 1
 
 
@@ -104,7 +104,7 @@ async def test_participant_killed_with_the_work_in_hand(spine: Spine, processes:
     await processes.let_pass("expert")
     await processes.start("handoff_agents", "Expert")
     assert (await answering).payload == {"by": "expert"}
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert len(await events_of(spine, "case.solved")) == 1
 
 
@@ -118,7 +118,7 @@ async def test_both_late(spine: Spine, processes: Processes, raw: Any) -> None:
     await processes.start("handoff_agents", "Expert")
     await processes.start("handoff_agents", "Desk")
     assert (await answering).payload == {"by": "expert"}
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert len(await events_of(spine, "case.solved")) == 1
 
 

@@ -66,7 +66,7 @@ async def test_a_handler_gives_way_and_runs_again_as_if_it_had_not_begun(spine: 
     await spine.publish("report.wanted", {"name": "second"}, key="k")
     await spine.publish("alarm.raised", {}, key="other", priority=URGENT)
     done = await wait_for_events(spine, 2, "report.done")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert here.said == ["first", "figures", "alarm", "first", "second", "figures"]
     assert [event.payload for event in done] == [{"name": "first", "attempt": 1}, {"name": "second", "attempt": 1}]
     assert not [key async for key in raw.scan_iter(match=spine.server.keys.own("steps", "*"))]
@@ -201,7 +201,7 @@ async def test_however_a_handler_takes_it_its_event_is_handled_once(
     await spine.publish("alarm.raised", {}, key="other", priority=URGENT)
     await here.heard("alarm")
     await wait_for_events(spine, 1, "work.done")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert (here.count("begun"), here.count("cancelled")) == (runs, 1)
     assert [event.payload for event in await events_of(spine, "work.done")] == [{"attempt": 1}]
 
@@ -213,7 +213,7 @@ async def test_another_one_gives_way_for_one_that_goes_on(spine: Spine, serve: S
         await here.heard("begun", 1 + (how == "goes on"))
     await spine.publish("alarm.raised", {}, key="other", priority=URGENT)
     await wait_for_events(spine, 2, "work.done")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert (here.count("begun"), here.count("cancelled")) == (3, 2)
     assert len(await events_of(spine, "work.done")) == 2
 
@@ -235,11 +235,11 @@ async def test_one_that_goes_on_is_still_ended_by_its_time_out(spine: Spine, ser
     await here.heard("begun")
     await spine.publish("alarm.raised", {}, key="other", priority=URGENT)
     await here.heard("alarm")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert here.said == ["begun", "cancelled", "alarm"]
     assert await raw.hlen(spine.server.keys.dead("hasty")) == 1
     await spine.publish("work.wanted", {"how": "makes its own"}, key="k")  # nothing of the old ones sticks to the slot
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert await raw.hlen(spine.server.keys.dead("hasty")) == 2
 
 
@@ -306,7 +306,7 @@ async def test_everything_that_gave_way_is_done_later_and_once(spine: Spine, ser
         await spine.publish("alarm.raised", {}, key=f"a{n}", priority=URGENT)
         await asyncio.sleep(0.002)
     done = await wait_for_events(spine, 300, "sum.done")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert sorted(event.payload["n"] for event in done) == list(range(300))
     assert here.count("alarm") == 100
     assert here.count("begun") > 300  # some did give way

@@ -51,7 +51,7 @@ async def test_urgent_work_does_not_wait_for_all_that_the_rate_holds_back(spine:
         await wait_for_events(spine, n + 1, "alarm.over")
         assert Rated.passed(before) <= 2
     done = await wait_for_events(spine, 60, "work.done")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert sorted(event.payload["n"] for event in done) == list(range(60))
     assert {event.payload["attempt"] for event in done} == {1}
 
@@ -125,6 +125,6 @@ async def test_the_limit_over_all_workers_holds_while_work_gives_way(
         await spine.publish("alarm.raised", {}, key=f"a{n}", priority=URGENT)
         await asyncio.sleep(0.01)
     done = await wait_for_events(spine, 60, "work.done")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert sorted(event.payload["n"] for event in done) == list(range(60))
     assert (Limited.alarms, Limited.most) == (20, 2)

@@ -31,7 +31,7 @@ async def test_the_worker_is_killed_after_something_gave_way(spine: Spine, proce
     await processes.start("preemption_agents", "Report", slots=1)
     await wait_for_events(spine, 1, "report.done")
     await wait_for_events(spine, 1, "alarm.heard")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert [len(await events_of(spine, type)) for type in ("report.done", "alarm.heard", "figures.bought")] == [1, 1, 1]
 
 
@@ -52,7 +52,7 @@ async def test_whoever_is_in_a_hurry_is_killed(spine: Spine, processes: Processe
         await processes.let_pass(place)
     await wait_for_events(spine, 1, "report.done")
     await processes.start("preemption_agents", "Watch")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert [len(await events_of(spine, type)) for type in ("report.done", "alarm.heard", "figures.bought")] == [1, 1, 1]
 
 
@@ -65,7 +65,7 @@ async def test_everybody_is_late(spine: Spine, processes: Processes, raw: Any) -
         await processes.let_pass(place)
     await processes.start("preemption_agents", "Report", slots=1)
     await wait_for_events(spine, 1, "report.done")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert [event.type for event in await events_of(spine, "report.done", "alarm.heard")] == [
         "alarm.heard",
         "report.done",
@@ -100,7 +100,7 @@ async def test_urgent_work_begins_soon_in_spite_of_a_backlog(
     spine: Spine, processes: Processes, raw: Any, agent: str, gives_way: bool
 ) -> None:
     waits, gave_way = await waits_ms(spine, processes, agent, works=700, alarms=40, pace_s=0.02)
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert waits[len(waits) // 2] < 200  # it is 10 and 2 where nothing else runs; the backlog takes 3.5 seconds
     assert (gave_way > 0) is gives_way
 
@@ -114,7 +114,7 @@ async def test_99_of_100_urgent_events_begin_within_milliseconds(
     """Where others use the machine, the bound goes up by as much as an agent that has nothing to do is slowed."""
     await processes.start("preemption_agents", "Idle")
     waits, gave_way = await waits_ms(spine, processes, agent, works=10_000, alarms=400, pace_s=0.1)
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     idle = sorted(event.payload["after_ms"] for event in await events_of(spine, "alarm.noticed"))
     p50, p99, most = (waits[int(len(waits) * share)] for share in (0.5, 0.99, 0.999))
     idle_p99 = idle[int(len(idle) * 0.99)]

@@ -74,7 +74,7 @@ async def test_both_late(spine: Spine, processes: Processes, raw: Any) -> None:
 
 async def ends_once(spine: Spine, raw: Any, by: str) -> None:
     await wait_for_events(spine, 1, "answer.sent")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     (routed,) = await events_of(spine, "answer.routed")
     assert routed.topic == f"@{by}"
     assert [(hop.source, hop.to, hop.reason) for hop in routed.context.handoffs] == [("front", by, WHY[by])]

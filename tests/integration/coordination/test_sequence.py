@@ -71,7 +71,7 @@ async def test_all_of_them_late(spine: Spine, processes: Processes, raw: Any) ->
 
 async def ends_once(spine: Spine, raw: Any, hands: list[str]) -> None:
     (ended,) = await wait_for_events(spine, 1, "trip.done")
-    await nothing_left_to_do(spine, raw)
+    await nothing_left_to_do(spine)
     assert ended.payload == {"seen": list(STEPS)}
     assert [hop.to for hop in ended.context.handoffs] == hands
     assert [event.payload["by"] for event in await events_of(spine, "trip.step")] == list(STEPS)
