@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import shutil
 import socket
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
