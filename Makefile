@@ -16,6 +16,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 COMPOSE ?= $(shell for engine in "docker compose" "podman compose" docker-compose podman-compose; do \
 	$$engine version >/dev/null 2>&1 && echo "$$engine" && break; done)
 
+JOBS ?= 2
+
 export SPINE_CHAOS_EXAMPLES ?= 200
 export SPINE_CHAOS_SCALE ?= 1
 
@@ -36,8 +38,8 @@ race: $(INSTALLED)  ## play them with and without the gate, and count what is bo
 	@exec $(BIN)/python -m agents.race $(if $(CONVERSATIONS),--conversations "$(CONVERSATIONS)")
 
 .PHONY: test
-test: $(INSTALLED_DEV)  ## run the tests [ARGS="tests/unit -x"]
-	@exec $(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED_DEV)  ## run the tests, JOBS files side by side [JOBS=2] [ARGS="tests/unit -x"]
+	@exec $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED_DEV)  ## check style and formatting
