@@ -18,5 +18,4 @@ class Document(Agent[None]):
 def confirmation(booking: Booking) -> str:
     """The text of a confirmation."""
     details = "\n".join(f"  {slot.replace('_', ' ')}: {value}" for slot, value in sorted(booking.parameters.items()))
-    where = f", in the calendar {booking.calendar}" if booking.calendar else ""
-    return f"Confirmed: {booking.intent} with {booking.service}{where}\n{details}"
+    return f"Confirmed: {booking.intent} with {booking.service}\n{details}"

@@ -10,7 +10,8 @@
 | `requirements.gathered` | `Gathered` | inquiry, once the conversation is closed |
 | `booking.requested`, then `booking.confirmed` or `booking.failed` | `Booking` | scheduling |
 | `calendar.find_slot`, a request | `Search`; the reply is a `Slot` | scheduling; calendar |
-| `provider.book`, `provider.cancel`, requests | `Booking`; the reply is an `Answer` | scheduling; provider |
+| `provider.book`, a request | `Placed`; the reply is an `Answer` | scheduling; provider |
+| `provider.cancel`, a request | `Booking`; the reply is an `Answer` | scheduling; provider |
 | `customer.cancelled`, urgent | `Cancellation` | the feeder |
 | `booking.cancelled` | `Booking` | scheduling |
 | `document.ready` | `Notice` | document |
@@ -98,7 +99,6 @@ class Booking(About):
     """A booking that the user agreed to."""
 
     parameters: dict[str, str]  # slot -> canonical value
-    calendar: str = ""  # where it is put, once that is known
 
     def __str__(self) -> str:
         details = ", ".join(f"{slot.replace('_', ' ')} {value}" for slot, value in self.parameters.items())
@@ -126,11 +126,16 @@ class Slot(Payload):
     fit: float  # 0 to 1
 
 
+class Placed(Booking):
+    """A booking, and the calendar to put it in."""
+
+    calendar: str = ""  # empty where the provider chooses
+
+
 class Answer(Payload):
     """What the outside booking service did."""
 
     booked: bool
-    booking: Booking
 
 
 class Cancellation(About):

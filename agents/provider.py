@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from agents.dialogue import load_schema
-from agents.events import Answer, Booking, Place
+from agents.events import Answer, Booking, Place, Placed
 from agents.outcomes import load_outcomes
 from spine import Agent, Event, Handling, on
 
@@ -19,15 +19,14 @@ class Provider(Agent[None]):
         self.refused = refused(Path(directory)) if directory else set()
 
     @on("provider.book")
-    async def book(self, event: Event[Booking], ctx: Handling) -> None:
+    async def book(self, event: Event[Placed], ctx: Handling) -> None:
         """Book, or say that it cannot be done."""
-        booking = event.payload
-        await ctx.reply(Answer(booked=booking.place not in self.refused, booking=booking))
+        await ctx.reply(Answer(booked=event.payload.place not in self.refused))
 
     @on("provider.cancel")
     async def cancel(self, event: Event[Booking], ctx: Handling) -> None:
         """Undo a booking."""
-        await ctx.reply(Answer(booked=False, booking=event.payload))
+        await ctx.reply(Answer(booked=False))
 
 
 def refused(directory: Path) -> set[Place]:

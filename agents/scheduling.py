@@ -5,7 +5,7 @@ from datetime import timedelta
 from pydantic import BaseModel
 
 from agents.calendar import CALENDARS
-from agents.events import Answer, Booking, Cancellation, Requirement, Search
+from agents.events import Answer, Booking, Cancellation, Placed, Requirement, Search
 from spine import Agent, Event, Handling, best, on, on_all, reduces
 
 ANSWERS_WANTED = 2  # of the calendars: a slow one keeps nobody waiting
@@ -49,10 +49,10 @@ class Scheduling(Agent[Case]):
 async def request_booking(booking: Booking, ctx: Handling) -> None:
     """Ask the world outside, and record the request with its outcome: both are stored, or neither."""
     await ctx.publish("booking.requested", booking)
-    wanted = booking.model_copy(update={"calendar": await choose_calendar(booking, ctx)})
-    reply = await ctx.request("provider.book", wanted, timeout=PROVIDER_SECONDS)
-    answer = Answer.model_validate(reply.payload)
-    await ctx.publish("booking.confirmed" if answer.booked else "booking.failed", answer.booking)
+    placed = Placed(**booking.model_dump(), calendar=await choose_calendar(booking, ctx))
+    reply = await ctx.request("provider.book", placed, timeout=PROVIDER_SECONDS)
+    booked = Answer.model_validate(reply.payload).booked
+    await ctx.publish("booking.confirmed" if booked else "booking.failed", booking)
 
 
 async def choose_calendar(booking: Booking, ctx: Handling) -> str:
