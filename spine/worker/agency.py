@@ -337,9 +337,11 @@ class Agency:
                 running.cancel("cancelled")
 
     def may_begin(self, taken: Taken) -> bool:
-        """Tell whether an event that was chosen to run still may."""
+        """Tell whether an event that was chosen to run still may: not before it is known again which keys are held."""
         partition = self.partitions.get(taken.partition)
-        return not self.rests and partition is not None and self.is_ours(taken) and not partition.draining
+        if partition is None or self.rests or not self.is_ours(taken):
+            return False
+        return partition.opened and not partition.draining
 
     def start(self, taken: Taken, spec: HandlerSpec, task: asyncio.Task[Any]) -> Running:
         """Note that a handler begins in `task`."""
@@ -352,13 +354,15 @@ class Agency:
         self._running.pop(running.taken.event.seq, None)
 
     def interrupted(self, taken: Taken) -> None:
-        """A handler was cut off without fault of its own: its event is at its old place, or with another worker."""
+        """A handler was cut off without fault of its own: its event is at its old place, is taken again, or is lost."""
         taken.interrupted = True
         self.not_alone(taken)
         if taken.counted and self.is_ours(taken):
             self.outcomes.uncount(taken)
         partition = self.partitions.get(taken.partition)
-        if partition is not None and self.is_ours(taken) and not partition.draining and not self.stopping:
+        stays = partition is not None and self.is_ours(taken) and not partition.draining and not self.stopping
+        # What stood in a waiting list comes again with it, once the partition is open.
+        if stays and partition is not None and (partition.opened or taken.source == "pending"):
             self.hand.put_back(taken)
             self.look_for_work()
             return

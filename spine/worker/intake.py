@@ -224,13 +224,15 @@ class Intake:
             partition = self._agency.partitions.get(number)
             if partition is None or partition.draining:
                 self._recover.discard(number)
-            elif partition.retry_at <= now and (partition.opened or self._is_clear(number)):
+            elif partition.retry_at <= now and (partition.opened or self._is_clear(partition)):
                 self._recover.discard(number)
                 await self._recover_partition(partition)
 
-    def _is_clear(self, number: int) -> bool:
-        """Tell whether nothing of an earlier lease is at work or being committed: it may have to be taken again."""
-        return not self._agency.outcomes.in_flight(number) and not self._hand.running(number)
+    def _is_clear(self, partition: Partition) -> bool:
+        """Tell whether nothing is being committed, or at work under an earlier lease: it may have to be taken again."""
+        if self._agency.outcomes.in_flight(partition.number):
+            return False
+        return all(self._agency.is_ours(taken) for taken in self._hand.running(partition.number))
 
     async def _recover_partition(self, partition: Partition) -> None:
         """Bring to hand what is pending and not in hand: of an earlier holder, or of a call whose reply was lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, ClassVar
 
@@ -71,6 +72,50 @@ async def test_an_urgent_event_that_fails_leaves_a_key_parked(
     await spine.redrive(seq=dead.seq)
     await wait_until(lambda: Parking.count == 8)
     assert Parking.seen["k"][3:] == [dead.seq, *sorted(Parking.seen["k"][4:])]
+
+
+async def test_nothing_begins_before_it_is_known_again_which_keys_are_held(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Limited(Acting):
+        concurrency = 4
+
+        @on("a.b", retry=Retry(attempts=1), on_dead="park")
+        async def parks(self, event: Event[Any], ctx: Handling) -> None:
+            self.act(event, ctx)
+
+        @on("a.urgent", retry=Retry(attempts=3, wait=wait_fixed(0.02)))
+        async def goes_on(self, event: Event[Any], ctx: Handling) -> None:
+            self.act(event, ctx)
+
+    worker = await serve(Limited)
+    agency = worker._agencies["recorder"]
+    await spine.publish("a.b", {"fails": 1}, key="k")
+    await wait_until(lambda: parked(spine, raw, "k"))
+    enter, room = agency.limits.enter, asyncio.Event()
+
+    async def enter_later(*args: Any, **options: Any) -> bool:
+        await room.wait()
+        return await enter(*args, **options)
+
+    monkeypatch.setattr(agency.limits, "enter", enter_later)
+    urgent = await spine.publish("a.urgent", {"fails": 1}, key="k", priority=Priority.URGENT)
+    await wait_until(lambda: agency.hand.is_running("k"))  # it waits for the limits
+
+    load, loading = agency.held.load, asyncio.Event()
+
+    async def load_later(*args: Any) -> None:
+        await loading.wait()
+        await load(*args)
+
+    monkeypatch.setattr(agency.held, "load", load_later)
+    agency.reload_holds(partition_of("k", 8))
+    room.set()
+    await wait_until(lambda: not agency.hand.is_running("k"))
+    assert urgent.seq not in [seq for seq, _ in Limited.tried]
+    loading.set()
+    await wait_until(lambda: (urgent.seq, 2) in Limited.tried)
+    assert await parked(spine, raw, "k")
 
 
 async def _waiting(spine: Spine, count: int) -> bool:

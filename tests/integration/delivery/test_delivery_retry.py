@@ -468,3 +468,37 @@ async def _letters(spine: Spine, count: int) -> list[Any]:
 
 async def _has_length(raw: redis.asyncio.Redis, key: str, length: int) -> bool:
     return await raw.llen(key) == length
+
+
+async def test_a_redrive_does_not_wait_for_what_runs(spine: Spine, serve: Any) -> None:
+    class Long(Recorder):
+        go: ClassVar[asyncio.Event]
+        mended: ClassVar[bool] = False
+
+        @on("a.long")
+        async def runs(self, event: Event[Any]) -> None:
+            await self.go.wait()
+            self.note(event)
+
+        @on("a.b", retry=Retry(attempts=1))
+        async def handle(self, event: Event[Any]) -> None:
+            if not self.mended:
+                raise ValueError("not yet")
+            self.note(event)
+
+    Long.go = asyncio.Event()
+    worker = await serve(Long)
+    beside = next(f"b{i}" for i in range(1_000) if partition_of(f"b{i}", 8) == partition_of("k", 8))
+    dead = await spine.publish("a.b", {}, key="k")
+    await wait_until(lambda: _dead(spine))
+    await spine.publish("a.long", {}, key=beside)
+    await wait_until(lambda: worker._agencies["recorder"].is_busy)
+    Long.mended = True
+    await spine.redrive(seq=dead.seq)
+    await wait_until(lambda: Long.seen["k"] == [dead.seq])
+    Long.go.set()
+    await wait_until(lambda: Long.count == 2)
+
+
+async def _dead(spine: Spine) -> bool:
+    return len(await spine.dead_letters()) == 1
