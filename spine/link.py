@@ -230,8 +230,8 @@ class Link:
 
 
 def _take_over(connection: Any) -> _Wire:
-    transport = getattr(connection._writer, "transport", None)
-    if transport is None:
+    transport: Any = getattr(connection._writer, "transport", None)
+    if not hasattr(transport, "set_protocol"):  # fakeredis has a transport as well, but only to ask it questions
         return _Wire(_Borrowed(connection))
     wire = _Wire(transport)
     transport.set_protocol(wire)
