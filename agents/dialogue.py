@@ -5,10 +5,9 @@ reading, so no agent can look at it by mistake. `agents.outcomes` reads it, for 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 Text = tuple[str, ...]
 
@@ -25,7 +24,7 @@ class Act(Value):
     act: str
     slot: str = ""
     values: Text = ()  # as they were said: "tomorrow"
-    canonical_values: Text = ()  # what they stand for, index by index: "2026-06-02"
+    canonical_values: Text = ()  # what they stand for, index by index: "2026-06-02"; none where they say it themselves
 
 
 class Wish(Value):
@@ -62,6 +61,12 @@ class Dialogue(Value):
     services: Text = ()
     turns: tuple[Turn, ...]
 
+    @property
+    def about(self) -> Text:
+        """Every service that it names or speaks of."""
+        spoken_of = (frame.service for turn in self.turns for frame in turn.frames)
+        return tuple(dict.fromkeys((*self.services, *spoken_of)))
+
 
 class Intent(Value):
     """Something that a service can be asked for."""
@@ -81,44 +86,3 @@ class Service(Value):
     def bookings(self) -> Iterator[Intent]:
         """The intents that change something in the world: a call of theirs is a booking."""
         return (intent for intent in self.intents if intent.is_transactional)
-
-
-_SCHEMA = TypeAdapter(list[Service])
-_DIALOGUES = TypeAdapter(list[Dialogue])
-
-
-def dialogue_files(directory: Path) -> list[Path]:
-    """The files of conversations in a directory, by name.
-
-    Raises:
-        FileNotFoundError: there are none; the message says what was looked for.
-    """
-    files = sorted({*directory.glob("dialogues_*.json"), *directory.glob("*_dialogues_*.json")})
-    if not files:
-        raise FileNotFoundError(f"no dialogues_*.json or *_dialogues_*.json in {directory}")
-    return files
-
-
-def load_schema(directory: Path) -> dict[str, Service]:
-    """The services of `schema.json` by name."""
-    return {
-        service.service_name: service for service in _SCHEMA.validate_json((directory / "schema.json").read_bytes())
-    }
-
-
-def load_dialogues(directory: Path) -> list[Dialogue]:
-    """Every conversation of a directory, file by file.
-
-    Raises:
-        FileNotFoundError: the directory holds no conversations.
-        ValueError: a file is not in the format, or two conversations have one id.
-    """
-    dialogues: dict[str, Dialogue] = {}
-    for file in dialogue_files(directory):
-        for dialogue in _DIALOGUES.validate_json(file.read_bytes()):
-            if dialogue.dialogue_id in dialogues:
-                raise ValueError(
-                    f"{file} holds conversation {dialogue.dialogue_id} a second time: give it an id of its own"
-                )
-            dialogues[dialogue.dialogue_id] = dialogue
-    return list(dialogues.values())

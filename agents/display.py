@@ -92,6 +92,7 @@ def result(progress: Progress, verdict: Verdict) -> list[tuple[str, str]]:
             ("wrong", "with wrong parameters"),
             ("contrary", "with a wrong outcome"),
             ("undocumented", "without their document"),
+            ("unanswered", "whose end the customer was not told once"),
             ("regretted", "taken back, and not cancelled once"),
         )
         if getattr(verdict, name)

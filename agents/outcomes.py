@@ -5,8 +5,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from agents.dialogue import Act, Service, Value, dialogue_files
+from agents.dialogue import Act, Service, Value
 from agents.events import Booking
+from agents.reading import read_files
 
 
 class Outcome(Value):
@@ -42,24 +43,20 @@ _RECORDS = TypeAdapter(list[_Record])
 def load_outcomes(directory: Path, schema: dict[str, Service]) -> dict[str, tuple[Outcome, ...]]:
     """The bookings of every conversation by its id; conversations of a file without any outcome are left out."""
     return {
-        record.dialogue_id: tuple(_outcomes(record, schema))
-        for file in dialogue_files(directory)
-        for record in _records(file)
+        name: tuple(_outcomes(name, record, schema))
+        for conversations in read_files(directory, _RECORDS)
+        if any(any(_calls(turn.frames)) for _, record in conversations for turn in record.turns)
+        for name, record in conversations
     }
 
 
-def _records(file: Path) -> list[_Record]:
-    records = _RECORDS.validate_json(file.read_bytes())
-    return records if any(any(_calls(turn.frames)) for record in records for turn in record.turns) else []
-
-
-def _outcomes(record: _Record, schema: dict[str, Service]) -> Iterator[Outcome]:
+def _outcomes(conversation: str, record: _Record, schema: dict[str, Service]) -> Iterator[Outcome]:
     for index, turn in enumerate(record.turns):
         for frame, call in _calls(turn.frames):
             if call.method not in {intent.name for intent in schema[frame.service].bookings()}:
                 continue
             booking = Booking(
-                conversation=record.dialogue_id,
+                conversation=conversation,
                 turn=index - 1,  # the call is recorded with the system's answer to the turn that agreed
                 service=frame.service,
                 intent=call.method,

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from agents.dialogue import load_schema
 from agents.events import Answer, Booking, Place, Placed
 from agents.outcomes import load_outcomes
+from agents.reading import load_schema
 from spine import Agent, Event, Handling, on
 
 

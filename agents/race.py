@@ -6,7 +6,6 @@ conversations, the way a booking is made. Nothing sleeps. A few conversations ar
 """
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,7 @@ from agents.events import Booking, Opened, Place, Requirement, Search, TurnTaken
 from agents.feeder import feed, start_run
 from agents.rules import Gathering
 from agents.scheduling import request_booking
-from agents.team import SHIPPED, Material
+from agents.team import SHIPPED, Material, conclude
 from agents.workers import TEAM, Workers
 from spine import Agent, Event, Handling, Spine, on, reduces
 
@@ -118,6 +117,11 @@ def main(
     ] = None,
 ) -> None:
     """Play the conversations with and without the gate, and print how many bookings came too early."""
+    conclude(run_race(conversations, url))
+
+
+async def run_race(conversations: Path, url: str | None) -> int:
+    """Do both, show what came of it, and return the exit code."""
     material = Material.load(conversations)
     table = Table("scheduling", "bookings", "too early")
     code = 0
@@ -125,11 +129,11 @@ def main(
         ("without the gate", GATE_TAKEN_OUT, "race-without"),
         ("with the gate", TEAM, "race-with"),
     ):
-        requested, early = asyncio.run(race(url, material, team, namespace))
+        requested, early = await race(url, material, team, namespace)
         table.add_row(label, str(requested), str(early))
         code = 1 if team is TEAM and early else code
     out.print(table)
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -75,16 +75,7 @@ def requirements(dialogue: Dialogue, schema: dict[str, Service]) -> tuple[Requir
 
 
 def opening(dialogue: Dialogue, schema: dict[str, Service]) -> Opened:
-    """The first event of a conversation.
-
-    Raises:
-        ValueError: the conversation names a service that the schema does not have.
-    """
-    for name in dialogue.services:
-        if name not in schema:
-            raise ValueError(
-                f"conversation {dialogue.dialogue_id} names service {name}, which schema.json does not have"
-            )
+    """The first event of a conversation."""
     return Opened(
         conversation=dialogue.dialogue_id,
         bookable={
@@ -92,7 +83,7 @@ def opening(dialogue: Dialogue, schema: dict[str, Service]) -> Opened:
                 intent.name: Bookable(required=intent.required_slots, optional=tuple(sorted(intent.optional_slots)))
                 for intent in schema[name].bookings()
             }
-            for name in dialogue.services
+            for name in dialogue.about
         },
     )
 
@@ -105,7 +96,7 @@ def turns(dialogue: Dialogue) -> Iterable[tuple[TurnTaken, str]]:
 
 
 def _values(frame: Frame, act: Act) -> Iterable[Said]:
-    for value, canonical in zip(act.values, act.canonical_values, strict=False):
+    for value, canonical in zip(act.values, act.canonical_values or act.values, strict=False):
         yield Said(service=frame.service, slot=act.slot, value=value, canonical=canonical)
 
 

@@ -7,20 +7,22 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from agents.dialogue import Dialogue, Service, load_dialogues, load_schema
+from agents.dialogue import Dialogue, Service
 from agents.display import say, show_result, shown
 from agents.feeder import every, feed, start_run
 from agents.progress import Progress
+from agents.reading import check_services, load_dialogues, load_schema
 from agents.verification import Verdict, expectations, judge, read_record
 from agents.workers import PROCESSES, TEAM, WorkerFailed, Workers
-from spine import Spine, SpineError
+from spine import Misconfigured, Spine, SpineError, Unavailable
 
 SHIPPED = Path(__file__).parent / "conversations"
 STALL_SECONDS = 30.0  # a run in which nothing happens for so long is not waited for
@@ -28,6 +30,9 @@ STALL_SECONDS = 30.0  # a run in which nothing happens for so long is not waited
 
 class CannotForget(Exception):
     """The namespace is still there."""
+
+
+TOLD = (OSError, ValueError, CannotForget, WorkerFailed, SpineError)  # what may be in the way of a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +63,10 @@ class Material:
 
     @classmethod
     def load(cls, directory: Path) -> "Material":
-        """Read a directory of conversations."""
-        return cls(directory=directory, dialogues=load_dialogues(directory), schema=load_schema(directory))
+        """Read a directory of conversations. Raises OSError or ValueError where they cannot be played."""
+        dialogues, schema = load_dialogues(directory), load_schema(directory)
+        check_services(dialogues, schema)
+        return cls(directory=directory, dialogues=dialogues, schema=schema)
 
 
 async def run_team(options: Options) -> int:
@@ -75,7 +82,7 @@ async def run_team(options: Options) -> int:
             progress = await play(spine, material, options.rate, options.cancel)
             verdict = await verdict_on(spine, progress.run, material)
             show_result(progress, verdict)
-    return 1 if verdict.faults else 0
+    return 0 if progress.done and not verdict.faults else 1
 
 
 async def forget(options: Options) -> None:
@@ -102,19 +109,19 @@ async def play(spine: Spine, material: Material, rate: float | None, cancel: int
     async with shown(progress), asyncio.TaskGroup() as group:
         fed = feed(spine, run, material.dialogues, material.schema, rate=rate, taken_back=taken_back)
         group.create_task(fed, name="feed")
-        group.create_task(follow(spine, progress), name="follow")
+        group.create_task(follow(spine, progress, STALL_SECONDS + (1 / rate if rate else 0)), name="follow")
     return progress
 
 
-async def follow(spine: Spine, progress: Progress) -> None:
-    """Read the run's events as they come, until it is done or has stalled."""
+async def follow(spine: Spine, progress: Progress, patience_s: float) -> None:
+    """Read the run's events as they come, until it is done, or nothing has come for `patience_s`."""
     async with aclosing(spine.tail(after=progress.run)) as events:
         while not progress.done:
             try:
-                async with asyncio.timeout(STALL_SECONDS):
+                async with asyncio.timeout(patience_s):
                     progress.see(await anext(events))
             except TimeoutError:
-                say(f"nothing has happened for {STALL_SECONDS:.0f} s: this run is given up")
+                say(f"nothing has happened for {patience_s:.0f} s: this run is given up")
                 return
 
 
@@ -124,17 +131,37 @@ async def verdict_on(spine: Spine, run: int, material: Material) -> Verdict:
     return judge(await read_record(spine, run), expected, material.schema)
 
 
-async def _until_signalled(options: Options) -> int:
-    """Run the team; Ctrl-C and the like end it in order, its workers first. A second one is in more of a hurry."""
-    loop = asyncio.get_running_loop()
-    work = asyncio.create_task(run_team(options), name="team")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, work.cancel)
+def conclude(work: Coroutine[Any, Any, int]) -> NoReturn:
+    """Do `work` and exit with the code that it returns; what is in its way is said in a line, and ends with 1 or 4."""
     try:
-        return await work
+        code = asyncio.run(_until_signalled(work))
+    except (*TOLD, ExceptionGroup) as error:
+        cause = _first_cause(error)
+        if not isinstance(cause, TOLD):
+            raise
+        say(str(cause))
+        code = 4 if isinstance(cause, Misconfigured | Unavailable) else 1
+    sys.exit(code)
+
+
+async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
+    """Ctrl-C and the like end the work in order, its worker processes first. A second one is in more of a hurry."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(work, name="work")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
     except asyncio.CancelledError:
         say("stopped")
         return 130
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The first of what several tasks failed with."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def main(
@@ -164,12 +191,7 @@ def main(
         rate=rate,
         cancel=cancel,
     )
-    try:
-        code = asyncio.run(_until_signalled(options))
-    except (OSError, ValueError, CannotForget, WorkerFailed, SpineError) as error:
-        say(str(error))
-        code = 4 if isinstance(error, SpineError) else 1
-    sys.exit(code)
+    conclude(run_team(options))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from agents.feeder import conversation_key
 from agents.outcomes import Outcome, load_outcomes
 from spine import Event, Spine
 
-JUDGED = ("turn.user", "booking.*", "document.ready", "customer.cancelled")
+JUDGED = ("turn.user", "booking.*", "document.ready", "customer.*")
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Verdict:
         wrong: requested with another value for a required slot.
         contrary: confirmed where the data says it failed, or the other way round, or left without an outcome.
         undocumented: confirmed without a document, or with more than one.
+        unanswered: the customer was not told, once, that it is confirmed, failed or cancelled.
         regretted: taken back and neither cancelled, once, nor failed; or cancelled without having been taken back.
     """
 
@@ -59,12 +60,13 @@ class Verdict:
     wrong: Sequence[Place]
     contrary: Sequence[Place]
     undocumented: Sequence[Place]
+    unanswered: Sequence[Place]
     regretted: Sequence[Place]
 
     @property
     def faults(self) -> dict[str, Sequence[Place]]:
         """The lists that are not empty, by name."""
-        names = ("early", "missing", "double", "wrong", "contrary", "undocumented", "regretted")
+        names = ("early", "missing", "double", "wrong", "contrary", "undocumented", "unanswered", "regretted")
         return {name: places for name in names if (places := getattr(self, name))}
 
 
@@ -95,7 +97,8 @@ def judge(record: Record, outcomes: Sequence[Outcome], schema: dict[str, Service
     requested = Counter(booking.place for _, booking in record.requested)
     confirmed, documents = record.told["booking.confirmed"], record.told["document.ready"]
     failed, cancelled = record.told["booking.failed"], record.told["booking.cancelled"]
-    taken_back = record.told["customer.cancelled"]
+    taken_back, answered = record.told["customer.cancelled"], record.told["customer.answered"]
+    ended = confirmed + failed + cancelled
     return Verdict(
         expected=len(expected),
         requested=len(record.requested),
@@ -113,6 +116,7 @@ def judge(record: Record, outcomes: Sequence[Outcome], schema: dict[str, Service
             if at in expected and (at in confirmed, at in failed) != (expected[at].booked, not expected[at].booked)
         ],
         undocumented=[at for at in {*confirmed, *documents} if documents[at] != confirmed[at]],
+        unanswered=[at for at in {*ended, *answered} if answered[at] != ended[at]],
         regretted=[at for at in {*taken_back, *cancelled} if cancelled[at] != (at in taken_back and at not in failed)],
     )
 

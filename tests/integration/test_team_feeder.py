@@ -3,8 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from agents.dialogue import load_dialogues, load_schema
 from agents.feeder import every, feed, start_run
+from agents.reading import load_dialogues, load_schema
 from spine import Priority, Spine
 
 SHIPPED = Path(__file__).parents[2] / "agents" / "conversations"

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from agents import rules
-from agents.dialogue import Act, Dialogue, Frame, Intent, Service, Turn, Wish, load_dialogues, load_schema
+from agents.dialogue import Act, Dialogue, Frame, Intent, Service, Turn, Wish
 from agents.events import Booking, Requirement
 from agents.outcomes import load_outcomes
+from agents.reading import load_dialogues, load_schema
 
 TAXI = Service(
     service_name="Taxi_1",
@@ -17,7 +18,7 @@ TAXI = Service(
         Intent(name="CallTaxi", is_transactional=True, required_slots=("where", "when"), optional_slots={"seats": "4"}),
     ),
 )
-SCHEMA = {"Taxi_1": TAXI}
+SCHEMA = {"Taxi_1": TAXI, "Ferries_1": Service(service_name="Ferries_1")}
 KNOWN = {"where": ("the mill",), "when": ("at noon",)}
 
 
@@ -159,9 +160,15 @@ def test_a_booking_that_requires_nothing_is_certain() -> None:
     assert requirement.confidence == 1.0
 
 
-def test_a_conversation_about_an_unknown_service_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"d names service Boats_1, which schema\.json does not have"):
-        rules.opening(Dialogue(dialogue_id="d", services=("Boats_1",), turns=()), SCHEMA)
+def test_a_service_that_the_conversation_does_not_name_beforehand_can_be_booked() -> None:
+    dialogue = Dialogue(dialogue_id="d", turns=(system(*CONFIRM), user("AFFIRM")))
+    assert [requirement.booking.turn for requirement in rules.requirements(dialogue, SCHEMA)] == [1]
+
+
+def test_what_has_no_other_meaning_stands_for_itself() -> None:
+    bare = Frame(service="Taxi_1", actions=tuple(Act(act="CONFIRM", slot=slot, values=KNOWN[slot]) for slot in KNOWN))
+    (booking,) = bookings(system("OFFER"), user(), Turn(speaker="SYSTEM", frames=(bare,)), user("AFFIRM"))
+    assert booking.parameters == {"where": "the mill", "when": "at noon"}
 
 
 def test_the_rule_gives_exactly_the_bookings_of_the_shipped_conversations(shipped: Path) -> None:

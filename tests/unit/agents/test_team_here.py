@@ -9,12 +9,12 @@ import pytest
 from agents.calendar import Calendar
 from agents.concierge import Concierge
 from agents.desk import Desk
-from agents.dialogue import load_dialogues, load_schema
 from agents.document import Document
 from agents.feeder import every, feed, start_run
 from agents.inquiry import Inquiry
 from agents.progress import Progress
 from agents.provider import Provider
+from agents.reading import load_dialogues, load_schema
 from agents.review import Review
 from agents.scheduling import Scheduling
 from agents.verification import expectations, judge, read_record

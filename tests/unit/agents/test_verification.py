@@ -16,6 +16,7 @@ SCHEMA = {"S": Service(service_name="S", intents=(Intent(name="Book", is_transac
 GOOD = Booking(conversation="c", turn=2, service="S", intent="Book", parameters={"a": "1"})
 BAD = Booking(conversation="c", turn=6, service="S", intent="Book", parameters={"a": "2"})
 OUTCOMES = [Outcome(booking=GOOD, booked=True), Outcome(booking=BAD, booked=False)]
+CANCELLED, TAKEN_BACK, ANSWERED = "booking.cancelled", "customer.cancelled", "customer.answered"
 Log = list[tuple[str, dict[str, Any]]]
 
 
@@ -24,7 +25,7 @@ def turn(index: int) -> tuple[str, dict[str, Any]]:
 
 
 def fact(type: str, booking: Booking) -> tuple[str, dict[str, Any]]:
-    payload = Notice.about(booking, text="text") if type == "document.ready" else booking
+    payload = Notice.about(booking, text="text") if type in ("document.ready", "customer.answered") else booking
     return type, payload.model_dump()
 
 
@@ -37,6 +38,8 @@ def right() -> Log:
         fact("document.ready", GOOD),
         fact("booking.requested", BAD),
         fact("booking.failed", BAD),
+        fact("customer.answered", GOOD),
+        fact("customer.answered", BAD),
     ]
 
 
@@ -71,6 +74,10 @@ def other_turn(log: Log) -> None:
     log.append(fact("booking.requested", GOOD.model_copy(update={"turn": 4})))
 
 
+def without_an_end(log: Log) -> None:
+    del log[8], log[6]
+
+
 @pytest.mark.parametrize(
     ("spoil", "faults"),
     [
@@ -82,8 +89,10 @@ def other_turn(log: Log) -> None:
         (lambda log: log.pop(4), {"undocumented": [GOOD.place]}),
         (lambda log: log.append(log[4]), {"undocumented": [GOOD.place]}),
         (lambda log: log.append(fact("document.ready", BAD)), {"undocumented": [BAD.place]}),
-        (lambda log: log.pop(6), {"contrary": [BAD.place]}),
-        (lambda log: log.append(fact("booking.failed", GOOD)), {"contrary": [GOOD.place]}),
+        (without_an_end, {"contrary": [BAD.place]}),
+        (lambda log: log.extend([fact("booking.failed", GOOD), fact(ANSWERED, GOOD)]), {"contrary": [GOOD.place]}),
+        (lambda log: log.pop(7), {"unanswered": [GOOD.place]}),
+        (lambda log: log.append(fact(ANSWERED, BAD)), {"unanswered": [BAD.place]}),
     ],
 )
 def test_a_fault_is_named(spoil: Callable[[Log], object], faults: dict[str, list[Any]]) -> None:
@@ -92,14 +101,11 @@ def test_a_fault_is_named(spoil: Callable[[Log], object], faults: dict[str, list
     assert verdict(log).faults == faults
 
 
-CANCELLED, TAKEN_BACK = "booking.cancelled", "customer.cancelled"
-
-
 @pytest.mark.parametrize(
     "log",
     [
         [turn(2), fact(TAKEN_BACK, GOOD), fact(CANCELLED, GOOD), *right()[3:4], *right()[5:]],
-        [*right(), fact(TAKEN_BACK, GOOD), fact(CANCELLED, GOOD)],
+        [*right(), fact(TAKEN_BACK, GOOD), fact(CANCELLED, GOOD), fact(ANSWERED, GOOD)],
         [*right(), fact(TAKEN_BACK, BAD)],
     ],
     ids=["before it was made", "afterwards", "what failed anyway"],
@@ -119,7 +125,8 @@ def test_a_booking_that_was_taken_back_is_not_missing(log: Log) -> None:
     ids=["not cancelled", "cancelled twice", "never taken back", "failed and cancelled"],
 )
 def test_what_is_taken_back_is_cancelled_once_and_nothing_else_is(more: list[tuple[str, Booking]], place: Any) -> None:
-    assert verdict([*right(), *(fact(*one) for one in more)]).faults == {"regretted": [place]}
+    answers = [fact(ANSWERED, booking) for type, booking in more if type == CANCELLED]
+    assert verdict([*right(), *(fact(*one) for one in more), *answers]).faults == {"regretted": [place]}
 
 
 def test_optional_parameters_are_not_judged() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.dialogue import load_dialogues, load_schema
+from agents.dialogue import Dialogue
 from agents.outcomes import load_outcomes
+from agents.reading import check_services, load_dialogues, load_schema
 
 DIALOGUE = {"dialogue_id": "a", "services": ["S"], "turns": [{"speaker": "USER", "utterance": "Hi", "frames": []}]}
 
@@ -26,10 +27,70 @@ def test_a_directory_without_conversations_is_refused(tmp_path: Path) -> None:
         load_dialogues(tmp_path)
 
 
-def test_two_conversations_of_one_id_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, dialogues_001=[DIALOGUE], dialogues_002=[DIALOGUE])
-    with pytest.raises(ValueError, match="holds conversation a a second time"):
+def test_conversations_of_one_id_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    write(tmp_path, dev_dialogues_001=[DIALOGUE], test_dialogues_001=[DIALOGUE, DIALOGUE, DIALOGUE])
+    names = [dialogue.dialogue_id for dialogue in load_dialogues(tmp_path)]
+    assert names == ["a", "test_dialogues_001/a", "test_dialogues_001/a#2", "test_dialogues_001/a#3"]
+
+
+def test_outcomes_go_by_the_same_names(tmp_path: Path) -> None:
+    """The second conversation of an id books something else than the first."""
+    for part, value in (("dev", "1"), ("test", "2")):
+        call = {"service": "S", "service_call": {"method": "Book", "parameters": {"a": value}}}
+        turns = [*DIALOGUE["turns"], {"speaker": "SYSTEM", "frames": [call]}]
+        write(tmp_path, **{f"{part}_dialogues_001": [DIALOGUE | {"turns": turns}]})
+    intent = {"name": "Book", "is_transactional": True, "required_slots": ["a"]}
+    write(tmp_path, schema=[{"service_name": "S", "intents": [intent]}])
+    known = load_outcomes(tmp_path, load_schema(tmp_path))
+    assert list(known) == [dialogue.dialogue_id for dialogue in load_dialogues(tmp_path)]
+    assert [outcome.booking.parameters["a"] for outcomes in known.values() for outcome in outcomes] == ["1", "2"]
+    assert [outcome.booking.conversation for outcomes in known.values() for outcome in outcomes] == list(known)
+
+
+def test_a_directory_of_that_name_is_no_file_of_conversations(tmp_path: Path) -> None:
+    write(tmp_path, dialogues_001=[DIALOGUE])
+    (tmp_path / "dialogues_002.json").mkdir()
+    assert len(load_dialogues(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"a": 1', "Invalid JSON"),
+        (
+            b'[{"dialogue_id": "a", "turns": [{"speaker": "USER", "frames": 1}]}]',
+            r"0\.turns\.0\.frames: Input should be",
+        ),
+        (b"\xff", "can't decode byte"),
+    ],
+)
+def test_a_file_that_is_not_in_the_format_is_named_and_the_place_in_it(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "dialogues_001.json"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{file} is not in the format: .*{message}"):
         load_dialogues(tmp_path)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "dialogues_001.json").write_text(json.dumps([DIALOGUE]), encoding="utf-8-sig")
+    assert len(load_dialogues(tmp_path)) == 1
+
+
+def test_a_missing_schema_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no schema\.json in .*: it belongs beside the conversations"):
+        load_schema(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["services", "frames"])
+def test_a_conversation_about_an_unknown_service_is_refused_by_name(where: str) -> None:
+    about = (
+        {"services": ["B"]} if where == "services" else {"turns": [{"speaker": "USER", "frames": [{"service": "B"}]}]}
+    )
+    dialogue = Dialogue.model_validate(DIALOGUE | {"services": []} | about)
+    with pytest.raises(ValueError, match=r"conversation a is about B, which schema\.json does not have"):
+        check_services([dialogue], {})
 
 
 def test_what_an_agent_sees_holds_no_outcome(shipped: Path) -> None:
