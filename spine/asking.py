@@ -96,8 +96,9 @@ class Asking(Handled):
             reducer: makes one value of the answers: ``collect`` (the payloads), ``best(by=…)``, ``majority(by=…)``, or
                 a function of your own, plain or async, that takes a list of `Answer`.
             options: ``to`` (an agent, or several for one payload), ``quorum`` (so many answers are enough), ``first``
-                (``True``, or a function of an `Answer`: one that pleases it is enough), ``timeout`` in seconds, ``key``
-                (text, or a function of the item; each item has a key of its own where it is left out), ``priority``.
+                (``True`` for one, how many, or a function of an `Answer`: one that pleases it is enough), ``timeout``
+                in seconds, ``key`` (text, or a function of the item; each item has a key of its own where it is left
+                out), ``priority``.
 
         Goes out at once. After a crash the answers that came are found again: give the items in the same order in
         every attempt. The concurrency slot is given up meanwhile.
@@ -116,7 +117,7 @@ class Asking(Handled):
 
         Its payload is an `Answers`: declare the handler with ``Event[Answers]``. It comes when enough have answered, or
         with what there is after ``timeout`` seconds (hours or days, if need be), exactly once. Options as for
-        `fan_out`, but for ``first``, which is ``True`` or nothing. May be awaited.
+        `fan_out`, but ``first`` is no function. May be awaited.
 
         With `hand_over` whoever handles the result answers the request that is being handled now, and goes on with
         the sequence that it is part of.

@@ -105,15 +105,24 @@ class Enough(msgspec.Struct, frozen=True):
         return "open"
 
 
-def enough(asked: int, quorum: int | None, first: bool | Callable[..., bool] | None) -> Enough:
+def enough(asked: int, quorum: int | None, first: int | Callable[..., bool] | None) -> Enough:
     """Return when to stop waiting for `asked` answers; all of them where nothing is said."""
-    if quorum is not None and not 1 <= quorum <= asked:
-        raise InvalidInput(f"quorum is between 1 and the {asked} asked, not {quorum}. Nothing was asked.")
-    if first is True:
-        return Enough(asked, min(1, asked))
+    if quorum is not None and not (_is_count(quorum) and quorum <= asked):
+        raise InvalidInput(f"quorum is between 1 and the {asked} asked, not {quorum!r}. Nothing was asked.")
+    if first is not None and first is not False and not callable(first):
+        if quorum is not None or not _is_count(first):
+            raise InvalidInput(
+                f"first is True, or how many, or a function; and only a function goes with quorum. It is {first!r}, "
+                f"and quorum {quorum!r}. Nothing was asked."
+            )
+        return Enough(asked, min(first, asked))
     if quorum is None:
         return Enough(asked, asked + 1 if callable(first) and asked else asked)
     return Enough(asked, quorum, gives_up=not callable(first))
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and number >= 1
 
 
 def collect(answers: Sequence[Answer]) -> list[dict[str, Any]]:

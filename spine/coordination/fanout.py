@@ -25,7 +25,7 @@ TIMEOUT_S = 30.0
 
 Items = Payload | Iterable[Payload]
 KeyOf = str | Callable[[Any], str] | None
-First = bool | Callable[[Answer], bool] | None
+First = int | Callable[[Answer], bool] | None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -82,7 +82,7 @@ class Gather:
         if options.timeout <= 0:
             raise InvalidInput(f"the time-out of a gather is more than 0 seconds, not {options.timeout:g}")
         if callable(options.first):
-            raise InvalidInput("a gather knows no function that answers please: use quorum= or first=True")
+            raise InvalidInput("a gather knows no function that answers please: use quorum=, or first= with a number")
         self._drafts = drafts
         self._asked = asked
         self._rule = enough(len(asked), options.quorum, options.first)

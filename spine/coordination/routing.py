@@ -37,20 +37,33 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 _MISSING = object()
 
+Scale = tuple[float, float]
+
 
 class Condition:
-    """What must hold for a rule; join several with ``&`` and ``|``."""
+    """What must hold for a rule; join several with ``&`` and ``|``.
 
-    def __init__(self, text: str, test: Callable[[Mapping[str, Any]], bool], marks: dict[str, set[Any]]) -> None:
+    Attributes:
+        text: as it is written, for people.
+        test: tells whether it holds for a payload.
+        marks: field → the values that it is compared with.
+        scales: field → the least and the greatest value that it can have, where these are known.
+    """
+
+    def __init__(
+        self, text: str, test: Callable[[Mapping[str, Any]], bool], marks: dict[str, set[Any]], scales: dict[str, Scale]
+    ) -> None:
         self.text = text
         self.test = test
         self.marks = marks
+        self.scales = scales
 
     def __and__(self, other: Condition) -> Condition:
         return Condition(
             f"({self.text} and {other.text})",
             lambda values: self.test(values) and other.test(values),
             _joined(self.marks, other.marks),
+            self.scales | other.scales,
         )
 
     def __or__(self, other: Condition) -> Condition:
@@ -58,6 +71,7 @@ class Condition:
             f"({self.text} or {other.text})",
             lambda values: self.test(values) or other.test(values),
             _joined(self.marks, other.marks),
+            self.scales | other.scales,
         )
 
     def __bool__(self) -> bool:
@@ -68,12 +82,16 @@ class Condition:
 
 
 class Field:
-    """A field of the payload (``"a.b"`` reaches into it) to compare with a value: ``field("confidence") >= 0.85``."""
+    """A field of the payload (``"a.b"`` reaches into it) to compare with a value: ``field("amount") >= 100``.
+
+    Where it has a `scale`, a number outside of it is a mistake, and fits no rule.
+    """
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, scale: Scale | None = None) -> None:
         self.name = name
+        self.scale = scale
 
     def __ge__(self, value: Any) -> Condition:
         return self._compare(">=", value)
@@ -98,28 +116,56 @@ class Field:
         wanted = list(values)
         if not wanted:
             raise InvalidInput(f"{self.name} one of what? Name at least one value.")
-        for value in wanted:
-            _check_value(value)
+        one_by_one = [self._compare("==", value) for value in wanted]
         return Condition(
             f"{self.name} one of {', '.join(map(repr, wanted))}",
-            lambda found: _get(found, self.name) in wanted,
-            {self.name: set(wanted)},
+            lambda values: any(one.test(values) for one in one_by_one),
+            _joined(*(one.marks for one in one_by_one)),
+            self._scales,
         )
 
     def _compare(self, sign: str, value: Any) -> Condition:
-        _check_value(value)
+        self._check(value)
         compare = _COMPARE[sign]
 
-        def test(found: Mapping[str, Any]) -> bool:
-            actual = _get(found, self.name)
-            if actual is _MISSING:
-                return False
+        def test(actual: Any) -> bool:
+            if isinstance(actual, bool) != isinstance(value, bool):  # to Python True is 1
+                return sign == "!="
             try:
                 return bool(compare(actual, value))
             except TypeError:
                 return False
 
-        return Condition(f"{self.name} {sign} {value!r}", test, {self.name: {value}})
+        def holds(values: Mapping[str, Any]) -> bool:
+            actual = _get(values, self.name)
+            return actual is not _MISSING and self._is_usable(actual) and test(actual)
+
+        return Condition(f"{self.name} {sign} {value!r}", holds, {self.name: {value}}, self._scales)
+
+    @property
+    def _scales(self) -> dict[str, Scale]:
+        return {} if self.scale is None else {self.name: self.scale}
+
+    def _is_usable(self, value: Any) -> bool:
+        """Tell whether `value` can be compared at all: NaN and what is off the scale cannot."""
+        if self.scale is None:
+            return bool(value == value)
+        least, most = self.scale
+        try:
+            return not isinstance(value, bool) and bool(least <= value <= most)
+        except TypeError:
+            return False
+
+    def _check(self, value: Any) -> None:
+        if not isinstance(value, str | int | float | bool | None) or value != value:
+            raise InvalidInput(f"a field is compared with text, a number, True, False or None, not with {value!r}")
+        if not self._is_usable(value):
+            assert self.scale is not None
+            least, most = self.scale
+            raise InvalidInput(
+                f"{self.name} goes from {least:g} to {most:g} and is never {value!r}; use field({self.name!r}) for "
+                "another scale"
+            )
 
 
 def field(name: str) -> Field:
@@ -127,7 +173,7 @@ def field(name: str) -> Field:
     return Field(name)
 
 
-confidence = Field("confidence")
+confidence = Field("confidence", (0.0, 1.0))
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -191,23 +237,26 @@ class Router:
         """Try every combination of values that any rule could tell apart."""
         marks = _joined(*(one.condition.marks for one in self.rules))
         _check_nesting(marks)
-        cells = [_cells(found) for found in marks.values()]
+        scales = {name: scale for one in self.rules for name, scale in one.condition.scales.items()}
+        cells = [_cells(found, scales.get(name)) for name, found in marks.items()]
         if math.prod(map(len, cells)) > MAX_CELLS:
             raise InvalidInput(
                 f"these rules tell {math.prod(map(len, cells)):,} cases apart, too many to check; split the router"
             )
         decides: set[int] = set()
+        fits: set[int] = set()
         gap: dict[str, Any] | None = None
         for combination in itertools.product(*cells):
             values = _nested(zip(marks, combination, strict=True))
-            place = next((i for i, one in enumerate(self.rules) if one.condition.test(values)), None)
-            if place is not None:
-                decides.add(place)
-            elif gap is None:
+            fitting = [place for place, one in enumerate(self.rules) if one.condition.test(values)]
+            decides.update(fitting[:1])
+            fits.update(fitting)
+            if not fitting and gap is None:
                 gap = values
         for place, one in enumerate(self.rules):
             if place not in decides:
-                raise InvalidInput(f"rule {place + 1} ({one.condition.text}) never decides: the rules above cover it")
+                why = "the rules above cover it" if place in fits else "nothing fits it"
+                raise InvalidInput(f"rule {place + 1} ({one.condition.text}) never decides: {why}")
         self._check_overlaps()
         if gap is not None and self.otherwise is None:
             raise InvalidInput(f"no rule fits {gap}: add a rule or otherwise=")
@@ -220,18 +269,13 @@ class Router:
             if len(one.condition.marks) > 1:
                 continue
             ((name, marks),) = _joined(one.condition.marks, other.condition.marks).items()
-            tried = [_nested([(name, value)]) for value in _cells(marks)]
+            tried = [_nested([(name, value)]) for value in _cells(marks, one.condition.scales.get(name))]
             fits = [(one.condition.test(values), other.condition.test(values)) for values in tried]
             if {(True, True), (True, False), (False, True)} <= set(fits):
                 raise InvalidInput(
                     f"rules {i} ({one.condition.text}) and {j} ({other.condition.text}) overlap: both fit "
                     f"{tried[fits.index((True, True))]}, and neither is the narrower. Say where the one ends."
                 )
-
-
-def _check_value(value: Any) -> None:
-    if not isinstance(value, str | int | float | bool | None) or value != value:
-        raise InvalidInput(f"a field is compared with text, a number, True, False or None, not with {value!r}")
 
 
 def _check_nesting(names: Iterable[str]) -> None:
@@ -241,14 +285,14 @@ def _check_nesting(names: Iterable[str]) -> None:
             raise InvalidInput(f"{name!r} cannot be a value and hold {inner!r} as well")
 
 
-def _cells(marks: set[Any]) -> list[Any]:
+def _cells(marks: set[Any], scale: Scale | None) -> list[Any]:
     """Return values of a field such that the rules tell no others apart: each mark, between them, and beyond."""
     cells: list[Any] = []
     numbers = sorted(mark for mark in marks if isinstance(mark, int | float) and not isinstance(mark, bool))
     if numbers:
-        between = [(low + high) / 2 for low, high in itertools.pairwise(numbers)]
-        least, most = numbers[0], numbers[-1]
-        cells += [least - max(1, abs(least)), *numbers, *between, most + max(1, abs(most))]
+        least, most = scale or (numbers[0] - max(1, abs(numbers[0])), numbers[-1] + max(1, abs(numbers[-1])))
+        numbers = sorted({least, *numbers, most})
+        cells += [*numbers, *((low + high) / 2 for low, high in itertools.pairwise(numbers))]
     texts = sorted(mark for mark in marks if isinstance(mark, str))
     if texts:
         cells += dict.fromkeys(["", *(text + after for text in texts for after in ("", "\0"))])

@@ -1,5 +1,7 @@
 """When enough have answered, and what is made of what they said."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,8 +43,21 @@ def test_first_ends_the_wait() -> None:
     assert enough(0, None, lambda answer: True).standing(0, 0) == "met"
 
 
-@pytest.mark.parametrize("quorum", [0, 6, -1])
-def test_a_quorum_fits_what_is_asked(quorum: int) -> None:
+def test_so_many_may_be_the_first_as_there_are() -> None:
+    assert enough(5, None, 3) == Enough(5, 3)
+    assert enough(2, None, 3) == Enough(2, 2)
+    assert enough(0, None, 3).standing(0, 0) == "met"
+    assert enough(5, 2, False) == enough(5, 2, None)
+
+
+@pytest.mark.parametrize(("first", "quorum"), [(0, None), (-1, None), (2.5, None), ("all", None), (True, 3), (2, 3)])
+def test_what_first_cannot_mean_is_refused(first: Any, quorum: int | None) -> None:
+    with pytest.raises(InvalidInput, match=r"first is True, or how many.*Nothing was asked"):
+        enough(5, quorum, first)
+
+
+@pytest.mark.parametrize("quorum", [0, 6, -1, 2.5, "all"])
+def test_a_quorum_fits_what_is_asked(quorum: Any) -> None:
     with pytest.raises(InvalidInput, match="between 1 and the 5"):
         enough(5, quorum, None)
 

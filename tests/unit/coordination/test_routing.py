@@ -14,7 +14,7 @@ ROUTER = Router(rule(confidence >= 0.85, to="auto"), rule(confidence >= 0.5, to=
 
 @pytest.mark.parametrize(
     ("value", "to"),
-    [(1.0, "auto"), (0.85, "auto"), (0.8499, "review"), (0.5, "review"), (0.49, "human"), (-1, "human")],
+    [(1, "auto"), (0.85, "auto"), (0.8499, "review"), (0.5, "review"), (0.49, "human"), (0, "human")],
 )
 def test_the_first_rule_that_holds_decides(value: float, to: str) -> None:
     assert ROUTER.decide({"confidence": value}).to == to
@@ -25,9 +25,36 @@ def test_every_number_goes_somewhere(value: float) -> None:
     assert ROUTER.decide({"confidence": value}).to in {"auto", "review", "human"}
 
 
-@pytest.mark.parametrize("payload", [{}, {"confidence": None}, {"confidence": "high"}])
+@pytest.mark.parametrize("payload", [{}, {"confidence": None}, {"confidence": "high"}, {"confidence": True}])
 def test_what_lacks_the_field_goes_otherwise(payload: dict[str, object]) -> None:
     assert ROUTER.decide(payload).to == "human"
+
+
+@pytest.mark.parametrize("value", [91, 1.01, -0.5, float("inf"), float("nan")])
+def test_a_number_off_the_scale_makes_nothing_certain(value: float) -> None:
+    """91 may be a percentage, or anything: it must not go where only what is certain goes."""
+    assert ROUTER.decide({"confidence": value}).to == "human"
+    with pytest.raises(NoRoute, match=f"confidence is {value!r}"):
+        Router(rule(confidence >= 0.5, to="a"), rule(confidence < 0.5, to="b")).decide({"confidence": value})
+
+
+@pytest.mark.parametrize("value", [85, -0.1, "high", None, True])
+def test_a_confidence_is_compared_with_one(value: object) -> None:
+    for build in (lambda: confidence >= value, lambda: confidence.one_of(0.5, value)):
+        with pytest.raises(InvalidInput, match=r"goes from 0 to 1 .* use field\('confidence'\) for another scale"):
+            build()
+    assert Router(rule(field("confidence") >= 85, to="a"), otherwise="b").decide({"confidence": 91}).to == "a"
+
+
+def test_true_is_no_number() -> None:
+    router = Router(rule(field("n") >= 1, to="a"), rule(field("n").one_of(0, 0.5), to="b"), otherwise="c")
+    assert [router.decide({"n": n}).to for n in (1, 0, True, False)] == ["a", "b", "c", "c"]
+
+
+def test_a_rule_that_nothing_fits_is_refused() -> None:
+    for condition in (confidence > 1, (field("n") > 2) & (field("n") < 1)):
+        with pytest.raises(InvalidInput, match="never decides: nothing fits it"):
+            Router(rule(condition, to="a"), otherwise="b")
 
 
 def test_the_reason_names_rule_and_value() -> None:
