@@ -12,6 +12,7 @@ from spine.catalog.types import EventType
 from spine.coordination.answers import Answers, Reducer
 from spine.coordination.fanout import AnswerStream, Asker, Items, Options, Question, fan_out, fan_out_stream, questions
 from spine.coordination.gather import Gather
+from spine.durations import Duration, in_seconds
 from spine.events import Draft, Event, Payload, Priority
 from spine.handled import DONE, Done, Handled
 from spine.log.drafts import Prepared
@@ -30,24 +31,23 @@ class Asking(Handled):
         *,
         key: str | None = None,
         to: str | None = None,
-        timeout: float = DEFAULT_REQUEST_TIMEOUT_S,
+        timeout: Duration = DEFAULT_REQUEST_TIMEOUT_S,
         priority: Priority | None = None,
     ) -> Event[Any]:
         """Ask another agent and return its answer. Goes out at once; a retry after a crash finds the first answer.
 
         The concurrency slot is given up meanwhile.
         """
-        return await self.request_draft(
-            Draft(type, payload if payload is not None else {}, key, None, priority, to), timeout=timeout
-        )
+        draft = Draft(type, payload if payload is not None else {}, key, None, priority, to)
+        return await self.request_draft(draft, timeout_s=in_seconds(timeout, "timeout"))
 
-    async def request_draft(self, draft: Draft, *, timeout: float, call: str | None = None) -> Event[Any]:
+    async def request_draft(self, draft: Draft, *, timeout_s: float, call: str | None = None) -> Event[Any]:
         """Send `draft` as a request; `call` names it among the calls of this handler (its type where left out)."""
         call = self.unique(call or f"request {draft.to or draft.name}")
         async with self.waiting():
-            return await self.ask(draft, timeout=timeout, call=call)
+            return await self.ask(draft, timeout_s=timeout_s, call=call)
 
-    async def ask(self, draft: Draft, *, timeout: float, call: str) -> Event[Any]:
+    async def ask(self, draft: Draft, *, timeout_s: float, call: str) -> Event[Any]:
         """Send `draft` as the request `call`, a name of its own; the concurrency slot stays.
 
         In a later attempt the answer to the earlier request is returned or waited for. Where that one failed or came
@@ -58,15 +58,15 @@ class Asking(Handled):
             name = call if number == 0 else f"{call}#{number}"
             request_id = stable_request_id(self._host.server.keys.namespace, self.received.seq, self.agent, name)
             try:
-                return await self._ask_once(draft, request_id, timeout, again)
+                return await self._ask_once(draft, request_id, timeout_s, again)
             except (EarlierFailed, EarlierExpired):
                 continue
         raise AssertionError("unreachable")
 
-    async def _ask_once(self, draft: Draft, request_id: str, timeout: float, again: bool) -> Event[Any]:
+    async def _ask_once(self, draft: Draft, request_id: str, timeout_s: float, again: bool) -> Event[Any]:
         requests, event = self._host.requests, self.received
         left = seconds_until(self.context.deadline, self._host.server.now_ms())
-        seconds = timeout if left is None else min(timeout, left)
+        seconds = timeout_s if left is None else min(timeout_s, left)
         waiting = (*event.context.waiting, waiting_name(self.agent, event.key))
         completed = requests.completing(request_id, seconds, waiting)
         prepared = self._prepare(msgspec.structs.replace(draft, dedupe_key=request_id), self.child_context, completed)
@@ -140,6 +140,6 @@ class Asking(Handled):
         name = self.unique(f"fan-out {type}")
 
         def send(question: Question, timeout_s: float) -> Awaitable[Event[Any]]:
-            return self.ask(question.draft, timeout=timeout_s, call=f"{name}/{question.place}")
+            return self.ask(question.draft, timeout_s=timeout_s, call=f"{name}/{question.place}")
 
         return Asker(self.received.key, send, self.waiting)

@@ -31,6 +31,7 @@ from spine.delivery.commits import Committer
 from spine.delivery.dead import DeadFilter, DeadLetters, Wanted
 from spine.delivery.leases import WorkerInfo, expire_worker, survey
 from spine.delivery.records import DeadLetter
+from spine.durations import Duration, in_seconds
 from spine.errors import InvalidInput
 from spine.events import Context, Draft, Durability, Event, Payload, Priority
 from spine.keys import partition_of
@@ -223,7 +224,7 @@ class Spine(Past):
         type: str | EventType,
         payload: Payload | None = None,
         *,
-        timeout: float = DEFAULT_REQUEST_TIMEOUT_S,
+        timeout: Duration = DEFAULT_REQUEST_TIMEOUT_S,
         key: str | None = None,
         context: Context | None = None,
         priority: Priority | None = None,
@@ -232,18 +233,19 @@ class Spine(Past):
     ) -> Event[Any]:
         """Publish a request and return the answer, an event as well.
 
-        After `timeout` seconds nothing handles or answers it any more. With a `request_id` of your own (32 hex
-        digits, kept secret) `reply_to` reads the answer later, until its time to live ends.
+        After `timeout` (seconds or a timedelta), or the deadline of the context, nothing handles or answers it any
+        more. With a `request_id` of your own (32 hex digits, kept secret) `read_reply` reads the answer later, until
+        its time to live ends.
 
         Raises `NoHandler`, `RequestTimeout`, `RequestFailed`, or what `publish` raises.
         """
         draft = Draft(type, payload if payload is not None else {}, key, context, priority, to)
-        return await self.request_draft(draft, timeout=timeout, request_id=request_id)
+        return await self.request_draft(draft, timeout_s=in_seconds(timeout, "timeout"), request_id=request_id)
 
-    async def request_draft(self, draft: Draft, *, timeout: float, request_id: str | None = None) -> Event[Any]:
+    async def request_draft(self, draft: Draft, *, timeout_s: float, request_id: str | None = None) -> Event[Any]:
         """Publish `draft` as a request and return the answer; see `request`."""
-        prepared = self._prepare_request(draft, request_id or new_request_id(), timeout)
-        return await self.requests.send(self._append_request, prepared, timeout_s=timeout)
+        prepared = self._prepare_request(draft, request_id or new_request_id(), timeout_s)
+        return await self.requests.send(self._append_request, prepared, timeout_s=timeout_s)
 
     async def fan_out(
         self,
@@ -284,7 +286,7 @@ class Spine(Past):
 
     def _asker(self, context: Context | None) -> tuple[Asker, Context]:
         def send(question: Question, timeout_s: float) -> Awaitable[Event[Any]]:
-            return self.request_draft(question.draft, timeout=timeout_s)
+            return self.request_draft(question.draft, timeout_s=timeout_s)
 
         context = with_correlation(context, self.drafts.new_id)
         return Asker(context.session_id or context.correlation, send), context
@@ -294,7 +296,7 @@ class Spine(Past):
         type: str | EventType,
         payload: Payload | None = None,
         *,
-        timeout: float = DEFAULT_REQUEST_TIMEOUT_S,
+        timeout: Duration = DEFAULT_REQUEST_TIMEOUT_S,
         key: str | None = None,
         context: Context | None = None,
         priority: Priority | None = None,
@@ -302,10 +304,11 @@ class Spine(Past):
     ) -> AsyncGenerator[Event[Any], None]:
         """Publish a request and yield the parts of the answer as they come (type ``….part``), the final one last."""
         draft = Draft(type, payload if payload is not None else {}, key, context, priority, to)
-        prepared = self._prepare_request(draft, new_request_id(), timeout)
+        timeout_s = in_seconds(timeout, "timeout")
+        prepared = self._prepare_request(draft, new_request_id(), timeout_s)
         parts: asyncio.Queue[Event[Any]] = asyncio.Queue()
         sending = asyncio.create_task(
-            self.requests.send(self._append_request, prepared, timeout_s=timeout, parts=parts), name="spine-request"
+            self.requests.send(self._append_request, prepared, timeout_s=timeout_s, parts=parts), name="spine-request"
         )
         async with aclosing(stream_parts(sending, parts)) as answers:
             async for event in answers:
@@ -315,8 +318,8 @@ class Spine(Past):
         """Return the answer to an earlier request of this id and key, ``None`` when there is none (any more)."""
         return await self.requests.read_reply(request_id, partition_of(check_key(key), self.server.partitions))
 
-    def _prepare_request(self, draft: Draft, request_id: str, timeout: float) -> Prepared:
-        return self.drafts.prepare(draft, completed=self.requests.completing(request_id, timeout))
+    def _prepare_request(self, draft: Draft, request_id: str, timeout_s: float) -> Prepared:
+        return self.drafts.prepare(draft, completed=self.requests.completing(request_id, timeout_s))
 
     async def _append_request(self, prepared: Prepared) -> Event[Any]:
         return (await self.publisher.append([prepared], self.durability))[0]

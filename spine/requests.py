@@ -87,7 +87,7 @@ class Requests:
         waiting: tuple[str, ...] = (),
         anybody: bool = False,
     ) -> Event[Any]:
-        """Store a request by `append` and return its answer.
+        """Store a request by `append` and return its answer, within its deadline and `timeout_s`.
 
         With `anybody`, others than agents may answer, and it is not asked whether any agent does. `waiting` names the
         (agent, key) that already wait in this chain, to find cycles. Raises `NoHandler`, `RequestCycle`,
@@ -95,6 +95,8 @@ class Requests:
         """
         reply_to = prepared.envelope.context.reply_to
         assert reply_to is not None
+        left = seconds_until(prepared.envelope.context.deadline, self._server.now_ms())
+        timeout_s = timeout_s if left is None else min(timeout_s, left)
         if not anybody:
             await self._check_cycle(prepared, waiting)
         await self._watch_inbox()
@@ -108,9 +110,10 @@ class Requests:
                     await self._reattach(reply_to)
                 answer = await waiter.final
         except TimeoutError:
+            seconds = f"{round(timeout_s, 2):g}"
             became = "is in the log" if stored else "may be in the log or not"
             raise RequestTimeout(
-                f"no answer to {prepared.envelope.type!r} within {timeout_s:g} s. The request {became}, and is not "
+                f"no answer to {prepared.envelope.type!r} within {seconds} s. The request {became}, and is not "
                 "handled after its deadline.",
                 stored=True if stored else None,
             ) from None

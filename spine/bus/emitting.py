@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
-from math import isfinite
 from typing import Any
 
 import msgspec
@@ -15,6 +13,7 @@ from spine.bus.subscribers import Subscribers
 from spine.bus.types import Data, EventTypeName, typed
 from spine.bus.waiting import Failures
 from spine.catalog.types import EventType
+from spine.durations import Duration, in_seconds
 from spine.errors import InvalidInput, RequestFailed, RequestTimeout, StateConflict
 from spine.events import Context, Draft, Event, Priority
 from spine.keys import partition_of
@@ -61,11 +60,11 @@ class Emitter:
         """Return an event ready to store. Raises `InvalidInput` naming what is not right."""
         return self._checked(emission, lambda expect: Ready(self._prepared(emission), expect))
 
-    def prepare_question(self, emission: Emission, timeout: float | timedelta) -> Ready:
+    def prepare_question(self, emission: Emission, timeout: Duration) -> Ready:
         """Return an event that awaits a response, ready to store. Raises `InvalidInput` naming what is not right."""
 
         def prepared(expect: int | None) -> Ready:
-            timeout_s = _seconds(timeout)
+            timeout_s = in_seconds(timeout, "timeout")
             completed = self._spine.requests.completing(new_request_id(), timeout_s)
             return Ready(self._prepared(emission, completed), expect, timeout_s)
 
@@ -161,10 +160,3 @@ class Emitter:
                 self._shared.failed("callback", name, str(stored[0].seq), error)  # else it was counted where it ran
             raise
         return str(stored[0].seq), found
-
-
-def _seconds(timeout: float | timedelta) -> float:
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if not isinstance(seconds, int | float) or not isfinite(seconds):
-        raise InvalidInput(f"timeout is a number of seconds or a timedelta, not {timeout!r}. Nothing was stored.")
-    return float(seconds)

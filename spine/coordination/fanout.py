@@ -17,6 +17,7 @@ import msgspec
 from pydantic import BaseModel
 
 from spine.coordination.answers import Answer, Answers, Enough, Missing, Reducer, Why, collect, enough
+from spine.durations import Duration, in_seconds
 from spine.errors import InvalidInput, NoHandler, RequestCycle, RequestError, RequestTimeout
 from spine.events import Context, Draft, Event, Payload, Priority
 from spine.names import KEY_BYTES
@@ -35,9 +36,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     key: KeyOf = None
     quorum: int | None = None
     first: First = None
-    timeout: float = TIMEOUT_S
+    timeout: Duration = TIMEOUT_S
     priority: Priority | None = None
     context: Context | None = None
+
+    @property
+    def timeout_s(self) -> float:
+        """The time-out in seconds."""
+        return in_seconds(self.timeout, "timeout")
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -104,7 +110,7 @@ class FanOut:
         self._asker = asker
         self._asked = asked
         self._rule = rule
-        self._timeout_s = options.timeout
+        self._timeout_s = options.timeout_s
         self._first = options.first if callable(options.first) else None
         self._came: asyncio.Queue[tuple[Question, Event[Any] | BaseException]] = asyncio.Queue()
         self._pleased = False

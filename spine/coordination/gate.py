@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 import msgspec
@@ -18,6 +17,7 @@ from spine.catalog.types import EventType
 from spine.codec import FORMAT, HARD_MAX_BYTES, Envelope, decode, encode
 from spine.declarations import check_patterns, marked
 from spine.delivery.retry import OnDead, Retry
+from spine.durations import Duration, in_seconds
 from spine.errors import InvalidInput
 from spine.events import Event, Priority, from_ms
 from spine.keys import partition_of
@@ -53,7 +53,7 @@ class GateOptions(MissingOptions, total=False):
 
 def on_all(
     *types: str | type[EventType],
-    within: timedelta | float | None = None,
+    within: Duration | None = None,
     models: Mapping[str, type[BaseModel]] | None = None,
     **options: Unpack[GateOptions],
 ) -> Callable[[Function], Function]:
@@ -77,8 +77,8 @@ def on_all(
     known = {found.event_type: found for found in types if not isinstance(found, str)} | dict(models or {})
     if not known.keys() <= set(conditions):
         raise InvalidInput(f"models= names what the gate does not wait for: {sorted(known.keys() - set(conditions))}")
-    seconds = within.total_seconds() if isinstance(within, timedelta) else within
-    if seconds is not None and not 0 < seconds < 10**9:
+    seconds = None if within is None else in_seconds(within, "within")
+    if seconds is not None and seconds <= 0:
         raise InvalidInput(f"within= is a time greater than zero, not {within!r}")
 
     def mark(function: Function) -> Function:

@@ -79,8 +79,8 @@ class Gather:
     ) -> None:
         if len(asked) > MAX_QUESTIONS:
             raise InvalidInput(f"a gather asks at most {MAX_QUESTIONS:,} at once, not {len(asked):,}")
-        if options.timeout <= 0:
-            raise InvalidInput(f"the time-out of a gather is more than 0 seconds, not {options.timeout:g}")
+        if options.timeout_s <= 0:
+            raise InvalidInput("the time-out of a gather is more than 0 seconds. Nothing was asked.")
         if callable(options.first):
             raise InvalidInput("a gather knows no function that answers please: use quorum=, or first= with a number")
         self._drafts = drafts
@@ -88,7 +88,7 @@ class Gather:
         self._rule = enough(len(asked), options.quorum, options.first)
         self._result = drafts.assemble(check_type(then), {}, context, key=key, source=source)
         self._source = source
-        self._timeout_ms = round(options.timeout * 1000)
+        self._timeout_ms = round(options.timeout_s * 1000)
         self._id = secrets.token_hex(16)
 
     @property

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from seen_events import events_of
 from worker_processes import Serve
 
-from spine import Agent, Answer, Event, Handling, NoHandler, Retry, Spine, on
+from spine import Agent, Answer, Context, Event, Handling, NoHandler, RequestTimeout, Retry, Spine, on
 from spine.coordination.answers import best
 
 
@@ -64,6 +65,21 @@ async def test_a_deadline_gives_what_came_and_who_is_missing(spine: Spine, serve
     assert (failed.place, failed.why, failed.to) == (2, "failed", "quote.wanted")
     assert "no price for 2" in failed.error
     assert (late.place, late.why) == (4, "late")
+
+
+@pytest.mark.parametrize("seconds", [0.2, -5])
+async def test_nobody_is_waited_for_beyond_the_deadline_of_the_context(
+    spine: Spine, serve: Serve, seconds: float
+) -> None:
+    await serve(Dealer)
+    context = Context(deadline=datetime.now(UTC) + timedelta(seconds=seconds))
+    async with asyncio.timeout(10):
+        answers = await spine.fan_out(
+            "quote.wanted", items(2, silent_from=0), timeout=timedelta(minutes=1), context=context
+        )
+        assert [missing.why for missing in answers.missing] == ["late", "late"]
+        with pytest.raises(RequestTimeout, match="within"):
+            await spine.request("quote.wanted", items(1, silent_from=0)[0], timeout=60, context=context)
 
 
 async def test_a_quorum_that_cannot_be_reached_is_not_waited_for(spine: Spine, serve: Serve) -> None:
