@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
-from spine.state import canonical
+from spine import dumped
 
 Path = tuple[str | int, ...]
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -55,7 +55,7 @@ def shown(path: Path) -> str:
 
 
 def _plain(state: Any) -> Any:
-    return msgspec.json.decode(canonical(state)) if isinstance(state, BaseModel) else state
+    return dumped.shown(dumped.dump(state)) if isinstance(state, BaseModel) else state
 
 
 def _differences(before: Any, after: Any, path: Path) -> Iterator[Difference]:

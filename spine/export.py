@@ -14,6 +14,7 @@ from spine.log.floors import floors
 from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams, stream_name
 from spine.scan import scan
+from spine.state import split_stored
 
 KIND = "spine.export"
 VERSION = 1
@@ -61,8 +62,16 @@ async def _states(server: Server, until: int) -> AsyncGenerator[bytes, None]:
                 for name in names:
                     async with aclosing(_fields(server, server.keys.own(kind, name))) as fields:
                         async for field, raw in fields:
-                            if int(raw.partition(b" ")[0]) <= until:
+                            if _reaches(raw, until):
                                 yield msgspec.json.encode({kind: name, "field": field, "stored": raw.decode()})
+
+
+def _reaches(raw: bytes, until: int) -> bool:
+    """Tell whether a stored state is of `until` or before; what is damaged is left behind."""
+    try:
+        return split_stored(raw)[0] <= until
+    except ValueError:
+        return False
 
 
 async def _sessions(server: Server, until: int) -> AsyncGenerator[bytes, None]:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from spine.connection import Argument, Server
+from spine.dumped import values
 from spine.errors import ReducerFailed, ReplayGap, StateError
 from spine.events import Event
 from spine.keys import partition_of
@@ -104,8 +105,8 @@ class Rebuilder:
         while keys:
             replies = await self._ask(keys, page)
             more = []
-            for item, (raw, gone, count, references) in zip(keys, replies, strict=True):
-                if await self._begin(item, raw, gone.decode()):
+            for item, (raw, snapshot, gone, count, references) in zip(keys, replies, strict=True):
+                if await self._begin(item, raw, snapshot.decode(), gone.decode()):
                     item.references = [_parsed(reference) for reference in references]
                     if count > len(references):
                         more.append(item)
@@ -131,15 +132,15 @@ class Rebuilder:
             args += (item.key, item.begin if item.cell is None else after, item.until, page)
         return await self._server.run("bases", names, args)
 
-    async def _begin(self, item: _Key, raw: bytes, gone: str) -> bool:
+    async def _begin(self, item: _Key, raw: bytes, snapshot: str, gone: str) -> bool:
         """Tell whether `item` has a state to fold on; what is stored is used where it can be."""
         if item.cell is not None:
             return True
         try:
             item.cell = self._stored(raw)
         except ValueError as error:
-            item.out.damaged = str(error)
-            item.begin = "0" if item.begin == "snapshot" else "snapshot"
+            item.out.damaged = item.out.damaged or str(error)
+            item.begin = f"snapshot:{snapshot}" if snapshot else "snapshot"
             return False
         item.begun_here = True
         item.out.stored = bool(raw)
@@ -192,7 +193,7 @@ class Rebuilder:
         if not trimmed <= seq <= until:
             return None
         try:
-            state = self._kind.migrate(version, msgspec.json.decode(body))
+            state = self._kind.migrate(version, values(body))
         except Exception as error:
             raise ReducerFailed(f"{self._kind.name}.migrate raised on a state of version {version}: {error}") from error
         return Cell(state, seq, events, ts_ms)

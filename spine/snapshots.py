@@ -101,7 +101,7 @@ class Snapshots:
         found: list[Snapshot] = []
         for place, key in enumerate(names):
             raw, gone = replies[2 * place : 2 * place + 2]
-            snapshots = [_read(key, raw[i], raw[i + 1]) for i in range(0, len(raw), 2)]
+            snapshots = [_read(key, raw[i], raw[i + 1]) for i in range(0, len(raw), 2) if raw[i].isdigit()]
             found += _marked(snapshots, last_gone(gone) if key else floor)
         return found
 

@@ -7,7 +7,7 @@ import inspect
 import re
 import zlib
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -15,6 +15,7 @@ from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from spine.catalog.types import EventType
 from spine.declarations import check_patterns, find, marked, names_around, payload_model, state_model
+from spine.dumped import dump, load
 from spine.errors import InvalidInput, ReducerFailed
 from spine.events import Event
 from spine.names import check_agent_name
@@ -227,14 +228,24 @@ class Cell(msgspec.Struct, weakref=True, eq=False):
 
     @property
     def body(self) -> bytes:
-        """The state as canonical JSON."""
+        """The state as JSON, alike in every process. Raises `ReducerFailed` where a value in it has none."""
         if self._body is None:
-            self._body = canonical(self.state)
+            try:
+                self._body = dump(self.state)
+            except Exception as error:
+                raise ReducerFailed(
+                    f"the state with event {self.seq} in it cannot be stored as JSON: {type(error).__name__}: {error}"
+                ) from error
         return self._body
+
+    @property
+    def digest(self) -> int:
+        """A checksum of `body`."""
+        return zlib.crc32(self.body)
 
     def copier(self) -> Callable[[], Any]:
         """Return what makes copies of the state as it is now."""
-        return partial(type(self.state).model_validate_json, self.body)
+        return partial(load, type(self.state), self.body)
 
     def encode(self) -> bytes:
         """Return what is stored: ``seq checksum events ts_ms`` and the state."""
@@ -246,8 +257,8 @@ class Cell(msgspec.Struct, weakref=True, eq=False):
         """Return the cell stored as `raw`. Raises `ValueError` when it is damaged."""
         seq, events, ts_ms, body = split_stored(raw)
         try:
-            return cls(model.model_validate_json(body), seq, events, ts_ms, events, _body=body)
-        except ValidationError as error:
+            return cls(load(model, body), seq, events, ts_ms, events, _body=body)
+        except Exception as error:  # a validator of the model may raise anything
             raise ValueError(f"not a {model.__name__}: {error}") from error
 
 
@@ -273,50 +284,3 @@ def _crosses(kind: type[Reducing[Any]], before: Cell, ts_ms: int) -> bool:
     if every and (before.events + 1) % every == 0:
         return True
     return bool(seconds and before.events and before.ts_ms // (seconds * 1000) != ts_ms // (seconds * 1000))
-
-
-def canonical(state: BaseModel) -> bytes:
-    """Return `state` as JSON that is the same in every process: a set is dumped sorted."""
-    if not _holds_sets(type(state)):
-        return state.__pydantic_serializer__.to_json(state)
-    return msgspec.json.encode(_sorted(state.model_dump(mode="python"), state.model_dump(mode="json")))
-
-
-@cache
-def _holds_sets(model: type[BaseModel]) -> bool:
-    """Tell whether a state of `model` may hold sets; where its schema cannot tell, it may."""
-    try:
-        schema = model.model_json_schema(mode="serialization")
-    except PydanticUserError:
-        return True
-    return _allows_sets([schema, *schema.get("$defs", {}).values()])
-
-
-def _allows_sets(schemas: Iterable[Any]) -> bool:
-    for schema in schemas:
-        if schema is True or not (_SAYS_WHAT & schema.keys()):
-            return True
-        if schema.get("uniqueItems") or (schema.get("type") == "object" and not (_SAYS_FIELDS & schema.keys())):
-            return True
-        inner = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), *schema.get("prefixItems", ())]
-        inner += [schema[name] for name in ("items", "additionalProperties") if schema.get(name) not in (None, False)]
-        if _allows_sets(inner):
-            return True
-    return False
-
-
-_SAYS_WHAT = {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"}
-_SAYS_FIELDS = {"properties", "additionalProperties", "patternProperties"}
-
-
-def _sorted(python: Any, dumped: Any) -> Any:
-    """Return `dumped` with every list that was a set sorted by its own JSON."""
-    if isinstance(python, set | frozenset):
-        return sorted(dumped, key=msgspec.json.encode)
-    if isinstance(python, dict) and isinstance(dumped, dict):
-        return {
-            name: _sorted(inner, value) for inner, (name, value) in zip(python.values(), dumped.items(), strict=True)
-        }
-    if isinstance(python, list | tuple) and isinstance(dumped, list):
-        return [_sorted(inner, value) for inner, value in zip(python, dumped, strict=True)]
-    return dumped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Generic, cast
@@ -20,6 +21,8 @@ from spine.projection import is_global
 from spine.rebuild import Rebuilder
 from spine.state import Cell, Reducing, StateT
 from spine.upcast import upcast
+
+logger = logging.getLogger("spine")
 
 PRESENT = 2**53 - 1
 WHOLE = ""
@@ -147,10 +150,11 @@ class TimeTravel(Generic[StateT]):
             keys.by_key(0, WHOLE),
         ]
         assert kind.state_model is not None
-        for begin in ("stored", "snapshot"):
-            ((raw, *_),) = await self._server.run("bases", names, [0, WHOLE, begin, until, 0])
+        begin = "stored"
+        while True:
+            ((raw, snapshot, *_),) = await self._server.run("bases", names, [0, WHOLE, begin, until, 0])
             try:
                 return Cell.decode(kind.state_model, raw) if raw else Cell(kind.initial())
-            except ValueError:
-                continue
-        return Cell(kind.initial())
+            except ValueError as error:
+                logger.warning("a stored state of %s is damaged and rebuilt: %s", kind.name, error)
+                begin = f"snapshot:{snapshot.decode()}" if snapshot else "snapshot"

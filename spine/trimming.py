@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
+from pydantic import BaseModel
 
 from spine.codec import decode_entry
 from spine.connection import Argument, Server
-from spine.errors import DecodeError, StateError
+from spine.errors import DecodeError, ReducerFailed, StateError
 from spine.faults import fault
 from spine.log.floors import floors
 from spine.log.reader import Extent, Reader
@@ -18,7 +19,7 @@ from spine.log.streams import Streams
 from spine.rebuild import Rebuilder
 from spine.snapshots import Snapshots
 from spine.stakes import Blocker, Folding, Stakes
-from spine.state import Reducing, split_stored
+from spine.state import Cell, Reducing, split_stored
 from spine.timetravel import WHOLE, TimeTravel
 
 logger = logging.getLogger("spine")
@@ -184,7 +185,7 @@ class Trimmer:
     def _last_folded(self, folding: Folding, page: _Page) -> dict[str, int]:
         """Return for each key the last event of a page that is part of its state."""
         return {
-            event.key: seq
+            WHOLE if folding.is_global else event.key: seq
             for seq, _, topic, event in page.found
             if event is not None and self._folds_event(folding, topic, event.type)
         }
@@ -193,11 +194,9 @@ class Trimmer:
         """Return what of a page may go, as every state that it made is stored, and who holds up the rest."""
         blockers: list[Blocker] = []
         for folding in self._folding:
-            if folding.position is not None:
-                continue
             missing = await self._missing(folding, page, partition)
             if missing and folding.kind is not None and not dry_run:
-                await self._store(folding.kind, missing, partition)
+                await self._store(folding, missing, partition)
                 missing = await self._missing(folding, page, partition)
             if not missing or (folding.kind is not None and dry_run):
                 continue
@@ -205,12 +204,14 @@ class Trimmer:
                 seq
                 for seq, _, topic, event in page.found
                 if event is not None
-                and event.key in missing
-                and seq > missing[event.key].stored
+                and (one := missing.get(WHOLE if folding.is_global else event.key)) is not None
+                and seq > one.stored
                 and self._folds_event(folding, topic, event.type)
             )
             page = page.up_to(seq - 1)
-            why = f"{len(missing)} states of version {folding.version} are not stored, as that of key {min(missing)!r}"
+            why = f"{len(missing)} states of version {folding.version} are not stored"
+            if not folding.is_global:
+                why += f", as that of key {min(missing)!r}"
             blockers.append(Blocker(seq=seq, partition=partition, agent=folding.name, why=why))
         return page, blockers
 
@@ -223,21 +224,36 @@ class Trimmer:
         last = self._last_folded(folding, page)
         if not last:
             return {}
-        place = self._server.keys.state(folding.name, folding.version, partition)
+        place = self._states(folding, partition)
         raws = await self._server.command("HMGET", place, *last)
-        return {key: _standing(seq, raw) for (key, seq), raw in zip(last.items(), raws, strict=True)}
+        model = None if folding.kind is None else folding.kind.state_model
+        return {key: _standing(seq, raw, model) for (key, seq), raw in zip(last.items(), raws, strict=True)}
 
-    async def _store(self, kind: type[Reducing[Any]], missing: dict[str, _Standing], partition: int) -> None:
+    def _states(self, folding: Folding, partition: int) -> str:
+        """Return where states of a partition are stored; the only one of a global projection is in the first."""
+        return self._server.keys.state(folding.name, folding.version, 0 if folding.is_global else partition)
+
+    async def _store(self, folding: Folding, missing: dict[str, _Standing], partition: int) -> None:
         """Fold and store what is missing; a state that cannot be folded stays missing."""
-        rebuilder = Rebuilder(self._server, self._reader, self._streams, kind)
-        brought = await rebuilder.bring({key: one.last for key, one in missing.items()}, begin="newest")
         args: list[Argument] = []
-        for key, one in brought.items():
-            if one.cell is not None:
-                args += (key, one.cell.encode(), missing[key].damaged)
+        for key, cell in (await self._folded(folding, {key: one.last for key, one in missing.items()})).items():
+            if (raw := _encoded(cell)) is not None:
+                args += (key, raw, missing[key].damaged)
         if args:
-            await self._server.run("forward", [self._server.keys.state(kind.name, kind.version, partition)], args)
+            await self._server.run("forward", [self._states(folding, partition)], args)
         fault("trim.stored")
+
+    async def _folded(self, folding: Folding, wanted: dict[str, int]) -> dict[str, Cell | None]:
+        """Return the states with the events up to a seq in them, folded on from the newest stored ones."""
+        assert folding.kind is not None
+        if folding.is_global:
+            travel = TimeTravel(self._server, self._reader, self._streams, folding.kind)
+            try:
+                return {WHOLE: await travel.cell(WHOLE, folding.position or 0)}
+            except StateError:
+                return {}
+        rebuilder = Rebuilder(self._server, self._reader, self._streams, folding.kind)
+        return {key: one.cell for key, one in (await rebuilder.bring(wanted, begin="newest")).items()}
 
     # --- states of moments since the floor ---
 
@@ -260,9 +276,9 @@ class Trimmer:
         brought = await Rebuilder(self._server, self._reader, self._streams, kind).bring(wanted)
         commands: list[tuple[Argument, ...]] = []
         for key, one in brought.items():
-            if one.cell is not None:
+            if one.cell is not None and (raw := _encoded(one.cell)) is not None:
                 place = self._server.keys.snapshots(kind.name, kind.version, partition, key)
-                commands.append(("HSET", place, one.cell.seq, one.cell.encode()))
+                commands.append(("HSET", place, one.cell.seq, raw))
         await self._server.commands(*commands)
 
     async def _keep_global_bases(self, limit: int, floor: int) -> None:
@@ -272,7 +288,7 @@ class Trimmer:
                 snapshots = Snapshots(self._server, folding.name, folding.version)
                 raw = await self._global_base(folding, limit)
                 if raw is not None:
-                    await snapshots.keep(WHOLE, int(raw.partition(b" ")[0]), raw)
+                    await snapshots.keep(WHOLE, split_stored(raw)[0], raw)
                 await snapshots.remove(WHOLE, before=floor)
 
     async def _global_base(self, folding: Folding, limit: int) -> bytes | None:
@@ -284,10 +300,8 @@ class Trimmer:
             else:
                 cell.seq = limit
                 return cell.encode()
-        raw: bytes | None = await self._server.command(
-            "HGET", self._server.keys.state(folding.name, folding.version, 0), WHOLE
-        )
-        return raw
+        raw: bytes | None = await self._server.command("HGET", self._states(folding, 0), WHOLE)
+        return None if _standing(0, raw, None).damaged else raw
 
     # --- taking out ---
 
@@ -355,12 +369,20 @@ class Trimmer:
         args[place] = count
 
 
-def _standing(last: int, raw: bytes | None) -> _Standing:
-    """A damaged state is as good as none."""
+def _encoded(cell: Cell | None) -> bytes | None:
+    """Return a state as it is stored; ``None`` where there is none, or a value in it cannot be stored."""
+    try:
+        return None if cell is None else cell.encode()
+    except ReducerFailed:
+        return None
+
+
+def _standing(last: int, raw: bytes | None, model: type[BaseModel] | None) -> _Standing:
+    """A damaged state is as good as none, and so is one that does not become a state of `model` again."""
     if raw is None:
         return _Standing(last)
     try:
-        return _Standing(last, split_stored(raw)[0])
+        return _Standing(last, split_stored(raw)[0] if model is None else Cell.decode(model, raw).seq)
     except ValueError:
         return _Standing(last, damaged=raw)
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-import zlib
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from array import array
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import msgspec
+from pydantic import BaseModel
 
 from spine.connection import Server
+from spine.dumped import dump
 from spine.errors import ReducerFailed
 from spine.events import Event
 from spine.log.reader import Reader
 from spine.log.streams import Streams
 from spine.projection import is_global
+from spine.purity import Shared, watched
 from spine.scan import all_keys
-from spine.state import Cell, Reducing, canonical, reduced
+from spine.state import Cell, ReducerSpec, Reducing, reduced
 from spine.timetravel import PRESENT, WHOLE, TimeTravel
-
-_IO = ("socket.", "subprocess.", "os.", "shutil.", "sqlite3.", "urllib.", "ftplib.", "smtplib.", "time.sleep")
-_SOURCES = (".py", ".pyc")
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,13 +49,13 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key: of the state.
         events: how many were folded.
-        digest: of the final state: the same in every process, or the fold depends on more than the log.
+        digests: of the state after each of them: the same in every process, or the fold depends on more than the log.
         faults: the first of each reducer and kind.
     """
 
     key: str
     events: int
-    digest: str
+    digests: array[int]
     faults: list[Fault]
 
 
@@ -67,21 +68,33 @@ async def verify(
     none was.
     """
     travel = TimeTravel(server, reader, streams, kind)
+    one_only = key is not None or is_global(kind)
+    if one_only:
+        travel.checked(key)
+    async with aclosing(keys_to_fold(server, kind, key)) as keys:
+        async for one in keys:
+            found = await _verified(travel, kind, one, until)
+            if found.events or found.faults or one_only:
+                yield found
+
+
+async def keys_to_fold(server: Server, kind: type[Reducing[Any]], key: str | None) -> AsyncGenerator[str, None]:
+    """Yield the keys whose states are meant: `key` where it is given, else all of the log, each once."""
     if key is not None or is_global(kind):
-        yield await _verified(travel, kind, travel.checked(key), until)
+        yield WHOLE if key is None else key
         return
+    told: set[str] = set()
     async with aclosing(all_keys(server)) as pages:
         async for page in pages:
             for one in page:
-                found = await _verified(travel, kind, one, until)
-                if found.events:
-                    yield found
+                if one not in told:
+                    told.add(one)
+                    yield one
 
 
 async def _verified(travel: TimeTravel[Any], kind: type[Reducing[Any]], key: str, until: int = PRESENT) -> Verified:
-    base = (await travel.base(key, until)).encode()
-    assert kind.state_model is not None
-    first, second = (_Fold(kind, key, Cell.decode(kind.state_model, base)) for _ in range(2))
+    # Each begins with a state made anew: what stands in it before the first event is part of the fold.
+    first, second = [_Fold(kind, key, await travel.base(key, until)) for _ in range(2)]
     for fold in (first, second):
         async with aclosing(travel.events(key, fold.cell.seq, until)) as batches:
             async for events in batches:
@@ -91,7 +104,7 @@ async def _verified(travel: TimeTravel[Any], kind: type[Reducing[Any]], key: str
     return Verified(
         key="" if key == WHOLE else key,
         events=first.events,
-        digest=f"{zlib.crc32(first.cell.body):08x}",
+        digests=first.digests,
         faults=sorted(faults.values(), key=lambda fault: fault.seq),
     )
 
@@ -99,53 +112,65 @@ async def _verified(travel: TimeTravel[Any], kind: type[Reducing[Any]], key: str
 class _Fold:
     """One fold of one key; the second is compared with the first, step by step."""
 
-    def __init__(self, kind: type[Reducing[Any]], key: str, base: Cell) -> None:
+    def __init__(self, kind: Any, key: str, base: Cell) -> None:
         self._kind = kind
         self._key = key
-        self._digests: list[int] = []
         self._told: set[tuple[Any, str]] = set()
+        self.digests = array("L")
         self.cell = base
         self.faults: list[Fault] = []
 
     @property
     def events(self) -> int:
         """How many were folded here."""
-        return len(self._digests)
+        return len(self.digests)
 
     def step(self, event: Event[Any], first: _Fold) -> bool:
         """Fold one event; false when that failed."""
         spec = self._kind.reducer_for(event)
         assert spec is not None
-        before, payload = self.cell.body, msgspec.msgpack.encode(event.payload)
-        state = self.cell.state
         try:
-            with _watched() as io:
-                after = reduced(self._kind, spec, state, event)
+            after = self._reduced(spec, event)
         except ReducerFailed as error:
             self._fault(event, spec, f"raises: {error.__cause__!r}" if error.__cause__ else str(error))
             return False
-        if canonical(state) != before:
-            self._fault(event, spec, "changes the state it was given instead of returning a new one")
-        if msgspec.msgpack.encode(event.payload) != payload:
-            self._fault(event, spec, "changes the payload of the event")
         self.cell = Cell(after, event.seq, self.cell.events + 1)
-        self._digests.append(zlib.crc32(self.cell.body))
+        try:
+            self.digests.append(self.cell.digest)
+        except ReducerFailed as error:
+            self._fault(event, spec, f"makes a state that cannot be stored: {error.__cause__}")
+            return False
         if first is not self:
-            self._compare(event, spec, first, io)
+            self._compare(event, spec, first)
         return True
 
-    def _compare(self, event: Event[Any], spec: Any, first: _Fold, io: list[str]) -> None:
-        place = len(self._digests) - 1
-        if place >= len(first._digests) or self._digests[place] != first._digests[place]:
+    def _reduced(self, spec: ReducerSpec, event: Event[Any]) -> Any:
+        """Return what the reducer makes of the event, and note what else it does. Raises `ReducerFailed`."""
+        state, body, payload = self.cell.state, self.cell.body, deepcopy(event.payload)
+        shared = _shared_by(self._kind, spec.function)
+        before = shared.look()
+        try:
+            with watched() as touched:
+                return reduced(self._kind, spec, state, event)
+        finally:
+            if not _is_dumped_as(state, body):
+                self._fault(event, spec, "changes the state it was given instead of returning a new one")
+            if event.payload != payload:
+                self._fault(event, spec, "changes the payload of the event")
+            changed = [name for name, likeness in shared.look().items() if likeness != before[name]]
+            for what in sorted((*touched, *(f"changes a shared object: {name}" for name in changed))):
+                self._fault(event, spec, what)
+
+    def _compare(self, event: Event[Any], spec: ReducerSpec, first: _Fold) -> None:
+        place = len(self.digests) - 1
+        if place >= len(first.digests) or self.digests[place] != first.digests[place]:
             self._fault(event, spec, "gives another state when the same events are folded again")
-        if io:
-            self._fault(event, spec, f"does I/O: {', '.join(sorted(set(io)))}")
         try:
             again = Cell.decode(type(self.cell.state), self.cell.encode())
         except ValueError as error:
             self._fault(event, spec, f"makes a state that cannot be stored: {error}")
         else:
-            if again.state != self.cell.state:
+            if not _are_alike(again, self.cell):
                 self._fault(event, spec, "makes a state that is another one once it was stored and loaded")
 
     def _fault(self, event: Event[Any], spec: Any, what: str) -> None:
@@ -157,28 +182,18 @@ class _Fold:
         )
 
 
-_watching: list[list[str]] = []
-_hooked = False
+@cache
+def _shared_by(kind: Any, function: Callable[..., Any]) -> Shared:
+    return Shared(function, kind, kind._itself)
 
 
-@contextmanager
-def _watched() -> Iterator[list[str]]:
-    """Note what goes to the outside meanwhile; Python tells of it by its audit events."""
-    global _hooked
-    if not _hooked:
-        sys.addaudithook(_audit)
-        _hooked = True
-    seen: list[str] = []
-    _watching.append(seen)
+def _are_alike(one: Cell, other: Cell) -> bool:
+    """Tell whether two states are equal; a number that is none equals itself here."""
+    return bool(one.state == other.state) or (b"NaN" in one.body and repr(one.state) == repr(other.state))
+
+
+def _is_dumped_as(state: BaseModel, body: bytes) -> bool:
     try:
-        yield seen
-    finally:
-        _watching.pop()
-
-
-def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if not _watching:
-        return
-    opened = event == "open" and not str(args[0]).endswith(_SOURCES)
-    if opened or event.startswith(_IO):
-        _watching[-1].append(event)
+        return dump(state) == body
+    except Exception:  # what was put into it cannot be dumped at all
+        return False

@@ -53,7 +53,7 @@ def show(target: str, app_dir: Path, looking: Looking, output: Format, url: str 
     async def run() -> bool:
         async with opened(url, namespace) as spine:
             if looking.verify:
-                return await _verify(spine, kind, looking, output)
+                return await _verify(spine, kind, target, app_dir, looking, output)
             if looking.diff:
                 await _diff(spine, kind, looking.key, looking.diff, output)
             elif looking.watch:
@@ -67,6 +67,7 @@ def show(target: str, app_dir: Path, looking: Looking, output: Format, url: str 
 
 
 async def _state(spine: Spine, kind: Kind, looking: Looking, output: Format) -> None:
+    from spine.dumped import shown
     from spine.timetravel import TimeTravel
 
     head = await spine.reader.head()
@@ -79,19 +80,13 @@ async def _state(spine: Spine, kind: Kind, looking: Looking, output: Format) -> 
         say(f"{kind.name}, version {kind.version}, {_whose(looking.key)}, at seq {until:,}: {cell.events:,} events")
         stdout().print_json(cell.body.decode())
         return
-    shown = {"name": kind.name, "version": kind.version, "key": looking.key, "at": until, "events": cell.events}
+    about = {"name": kind.name, "version": kind.version, "key": looking.key, "at": until, "events": cell.events}
     with Records(output) as records:
-        records.write({**shown, "state": _decoded(cell.body)})
+        records.write({**about, "state": shown(cell.body)})
 
 
 def _whose(key: str | None) -> str:
     return "all keys" if key is None else f"key {printable(key)}"
-
-
-def _decoded(body: bytes) -> Any:
-    import msgspec
-
-    return msgspec.json.decode(body)
 
 
 async def _diff(spine: Spine, kind: Kind, key: str | None, between: tuple[str, str], output: Format) -> None:
@@ -152,27 +147,40 @@ def _print_step(step: Step[Any], changes: list[dict[str, Any]]) -> None:
         console.print(line, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
 
 
-async def _verify(spine: Spine, kind: Kind, looking: Looking, output: Format) -> bool:
+async def _verify(spine: Spine, kind: Kind, target: str, app_dir: Path, looking: Looking, output: Format) -> bool:
     """Write the faults; return whether there is none."""
     import msgspec
 
-    from spine.timetravel import PRESENT
+    from spine.elsewhere import Elsewhere, Order, differences
     from spine.verify import verify
 
-    at = optional_moment(looking.until)
-    until = PRESENT if at is None else await spine.seq_at(at)
+    head, at = await spine.reader.head(), optional_moment(looking.until)
+    until = head if at is None else min(head, await spine.seq_at(at))
+    order = Order(
+        target=target,
+        app_dir=str(app_dir),
+        url=spine.server.url,
+        namespace=spine.namespace,
+        key=looking.key,
+        until=until,
+    )
+    pure, faults = {}, []
     keys = events = 0
-    faults = []
     with Progress("verifying", "events") as progress:
-        found = verify(spine.server, spine.reader, spine.streams, kind, key=looking.key, until=until)
-        async with aclosing(found) as verified:
-            async for one in verified:
-                keys += 1
-                events += one.events
-                faults += [msgspec.structs.asdict(fault) for fault in one.faults]
-                progress.advance(events)
-    what = f"{keys:,} keys, {events:,} events folded twice"
-    write_rows(faults, ("reducer", "what", "type", "seq", "key"), output, nothing=f"pure: {what}")
+        async with Elsewhere(order) as elsewhere:
+            found = verify(spine.server, spine.reader, spine.streams, kind, key=looking.key, until=until)
+            async with aclosing(found) as verified:
+                async for one in verified:
+                    keys += 1
+                    events += one.events
+                    faults += one.faults
+                    if not one.faults:
+                        pure[one.key] = one.digests
+                    progress.advance(events)
+            faults += await differences(spine, kind, pure, await elsewhere.digests(), until)
+    rows = [msgspec.structs.asdict(fault) for fault in faults]
+    what = f"{keys:,} keys, {events:,} events folded twice, and in another process"
+    write_rows(rows, ("reducer", "what", "type", "seq", "key"), output, nothing=f"pure: {what}")
     if faults or output is not Format.TABLE:
         say(f"{'NOT pure' if faults else 'pure'}: {what}")
     return not faults

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from spine.connection import Server
 from spine.delivery.records import Done
+from spine.errors import ReducerFailed
 from spine.events import Event
 from spine.keys import partition_of
 from spine.log.drafts import Write
@@ -77,11 +78,19 @@ class States:
         if event.seq > cell.seq:
             try:
                 cell.fold(self._agent, event)
+                self._check(event.key, cell)
             except BaseException:
                 self.forget(event.key)
                 raise
             cell.contiguous = not overtakes
         return cell, cell.events != cell.stored_events
+
+    def _check(self, key: str, cell: Cell) -> None:
+        """Raise `ReducerFailed` where the state cannot be stored: it could not be had again."""
+        try:
+            _ = cell.body
+        except ReducerFailed as error:
+            raise ReducerFailed(f"{self._agent.name}, key {key!r}: {error}") from error
 
     async def at(self, key: str, seq: int) -> Any:
         """Return the state of `key` at `seq`, folded from the log."""

@@ -49,7 +49,7 @@ local function keep_base(states, snapshots, name, last)
     redis.call('HSET', snapshots, string.format('%.0f', last), raw)
   end
   for _, field in ipairs(redis.call('HKEYS', snapshots)) do
-    if tonumber(field) < last then
+    if (tonumber(field) or 0) < last then
       redis.call('HDEL', snapshots, field)
     end
   end

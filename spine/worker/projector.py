@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from redis.exceptions import RedisError
 
 from spine.connection import Argument
@@ -37,6 +38,13 @@ STAND_BY_S = 0.5
 CACHED_KEYS = 20_000
 
 
+class _Dirty(msgspec.Struct):
+    """A state that went on since it was stored, and the first event that it has since."""
+
+    cell: Cell
+    since: int
+
+
 class Projector:
     """Serves one projection. Of all workers that run it, one owns it; the others stand by.
 
@@ -56,7 +64,7 @@ class Projector:
         self._lease = spine.server.keys.lease(f"{kind.name}:{kind.version}", 0)
         self._generation = 0
         self._cells: OrderedDict[str, Cell] = OrderedDict()
-        self._dirty: dict[str, Cell] = {}
+        self._dirty: dict[str, _Dirty] = {}
         self._snapshots: list[tuple[str, int, bytes]] = []
         self._failed: dict[str, int] = {}
         self._position = 0
@@ -156,14 +164,19 @@ class Projector:
             cell = self._cells.get(name) or await self._load(name, event.seq - 1)
             if event.seq > cell.seq:
                 cell.fold(self._kind, event)
-                self._dirty[name] = cell
+                self._dirty.setdefault(name, _Dirty(cell, event.seq))
                 if cell.snapshot_due:
                     cell.snapshot_due = False
                     self._snapshots.append((name, cell.seq, cell.encode()))
         except StateError as error:
-            self._failed[name] = event.seq
-            what = "it" if name == WHOLE else f"its key {name!r}"
-            logger.error("%s; %s waits for a new version of %s", error, what, self._kind.name)  # noqa: TRY400
+            self._fail(name, event.seq, error)
+
+    def _fail(self, name: str, seq: int, error: StateError) -> None:
+        """Leave a state as it is stored: the event `seq` cannot be in it."""
+        unstored = self._dirty.pop(name, None)
+        self._failed[name] = seq if unstored is None else unstored.since
+        what = "it" if name == WHOLE else f"its key {name!r}"
+        logger.error("%s; %s waits for a new version of %s", error, what, self._kind.name)
 
     async def _load(self, key: str, until: int) -> Cell:
         rebuilder = Rebuilder(self._server, self._spine.reader, self._spine.streams, self._kind)
@@ -171,6 +184,9 @@ class Projector:
         if brought.error is not None:
             raise brought.error
         assert brought.cell is not None
+        if brought.damaged or (brought.folded and not brought.stored):
+            what = f"is damaged: {brought.damaged}" if brought.damaged else "is lost"
+            logger.warning("stored state of %s, key %r %s; rebuilt from the log", self._kind.name, key, what)
         self._cells[key] = brought.cell
         for oldest in list(self._cells)[: max(0, len(self._cells) - CACHED_KEYS)]:
             if oldest not in self._dirty:
@@ -184,16 +200,17 @@ class Projector:
                 await self._store(lease_ms)
 
     async def _store(self, lease_ms: int | None) -> None:
+        states = self._encoded()
         dirty, self._dirty = self._dirty, {}
         snapshots, self._snapshots = self._snapshots, []
         position = min([self._position, *(seq - 1 for seq in self._failed.values())])
         keys, kind = self._server.keys, self._kind
         names = [self._lease, self._positions]
         lease_for = self._lease_ms if lease_ms is None else lease_ms
-        args: list[Argument] = [self._generation, lease_for, kind.version, position, len(dirty)]
-        for name, cell in dirty.items():
+        args: list[Argument] = [self._generation, lease_for, kind.version, position, len(states)]
+        for name, state in states.items():
             names.append(keys.state(kind.name, kind.version, self._partition(name)))
-            args += (name, cell.encode())
+            args += (name, state)
         args.append(len(snapshots))
         for name, seq, raw in snapshots:
             names.append(keys.snapshots(kind.name, kind.version, self._partition(name), name))
@@ -202,11 +219,21 @@ class Projector:
         try:
             kept = await self._server.run("project", names, args)
         except BaseException:
-            self._dirty = {**dirty, **self._dirty}
+            self._dirty = {**self._dirty, **dirty}
             self._snapshots = [*snapshots, *self._snapshots]
             raise
         if not kept:
             raise LeaseLost(f"another worker owns {kind.name} now")
+
+    def _encoded(self) -> dict[str, bytes]:
+        """Return the states that are to be stored; one that cannot be stored has failed."""
+        found = {}
+        for name, unstored in list(self._dirty.items()):
+            try:
+                found[name] = unstored.cell.encode()
+            except StateError as error:
+                self._fail(name, unstored.since, error)
+        return found
 
     def _partition(self, name: str) -> int:
         return 0 if name == WHOLE else partition_of(name, self._server.partitions)

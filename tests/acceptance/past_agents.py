@@ -46,12 +46,24 @@ class Bank(Projection[Whole]):
         return Whole(events=state.events + 1)
 
 
+class Words(BaseModel):
+    words: list[str] = []
+
+
 class Gambler(Projection[Account]):
     name = "gambler"
 
     @reduces("money.in")
     def move(self, state: Account, event: Event[dict[str, Any]]) -> Account:
         return Account(total=random.randrange(10**9))
+
+
+class Unordered(Projection[Words]):
+    name = "unordered"
+
+    @reduces("money.in")
+    def list_them(self, state: Words, event: Event[dict[str, Any]]) -> Words:
+        return Words(words=list({f"word {n}" for n in range(20)}))
 
 
 class Idle(Agent[None]):

@@ -101,6 +101,9 @@ def test_a_reducer_that_is_not_pure_is_found(bank: Cli) -> None:
     assert "gives another state" in found.rows[0]["what"]
     assert "NOT pure" in found.err
     assert bank("replay", "past_agents:Gambler", "--verify", "--key", "k9").code == 0
+    unordered = bank("replay", "past_agents:Unordered", "--verify")
+    assert (unordered.code, [row["seq"] for row in unordered.rows if row["key"] == "k0"]) == (5, [4])
+    assert "gives another state in another process" in unordered.rows[0]["what"]
 
 
 def test_what_cannot_be_shown_is_said(bank: Cli) -> None:

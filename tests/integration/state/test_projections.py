@@ -162,6 +162,56 @@ async def test_what_it_has_not_stored_is_not_trimmed(spine: Spine, serve: Serve,
     assert len(await spine.snapshots(Balances)) <= 3
 
 
+@pytest.mark.parametrize(("kind", "name"), [(Balances, ""), (Books, "k1")])
+@pytest.mark.parametrize("damage", [b"", b"garbage"])
+async def test_a_state_that_is_lost_or_damaged_keeps_its_events(
+    spine: Spine, serve: Serve, raw: redis.asyncio.Redis, kind: Any, name: str, damage: bytes
+) -> None:
+    worker = await serve(kind)
+    await until_position(raw, spine, kind.name, await grow(spine, 50))
+    await worker.stop()
+    key = name or None
+    wanted = await spine.reduce(kind, key=key)
+    place = spine.server.keys.state(kind.name, "1", partition_of(name, 8) if name else 0)
+    await raw.delete(place)
+    if damage:
+        await raw.hset(place, name, damage)  # type: ignore[misc]
+    await spine.remove_snapshots(kind)
+    report = await spine.trim(until=40)
+    assert {(one.agent, one.why.split(" of ")[0]) for one in report.blockers} == {(kind.name, "1 states")}
+    assert await spine.reduce(kind, key=key) == wanted
+    assert (await spine.trim(until=40, kinds=[kind])).blockers == []
+    assert await spine.reduce(kind, key=key) == wanted
+    await serve(kind)
+    await until_position(raw, spine, kind.name, await grow(spine, 5))
+    assert (await spine.reduce(kind, key=key)).model_dump() != wanted.model_dump()
+
+
+async def test_a_state_that_cannot_be_stored_stays_behind_alone(
+    spine: Spine, serve: Serve, raw: redis.asyncio.Redis
+) -> None:
+    class Memo(BaseModel):
+        value: Any = None
+
+    class Keeper(Projection[Memo]):
+        name = "keeper"
+
+        @reduces("money.in")
+        def keep(self, state: Memo, event: Event[dict[str, Any]]) -> Memo:
+            return Memo(value=b"\xff" if event.key == "k2" else event.seq)
+
+    worker = await serve(Keeper)
+    last = await grow(spine, 10)
+
+    async def there() -> bool:
+        return (await spine.reduce(Keeper, key="k4")).value == last and await position(raw, spine, "keeper") == 2
+
+    await wait_until(there)
+    place = spine.server.keys.state("keeper", "1", partition_of("k4", 8))
+    await wait_until(lambda: raw.hexists(place, "k4"), what="the other keys to be stored")
+    await worker.stop()
+
+
 async def test_other_events_do_not_hold_up_a_trim(spine: Spine, serve: Serve, raw: redis.asyncio.Redis) -> None:
     await serve(Balances)
     await until_position(raw, spine, "balances", await grow(spine, 5))

@@ -95,7 +95,20 @@ async def test_a_replay_begins_at_the_nearest_snapshot_that_can_be_read(spine: S
     assert [await reads(at) for at in (31, 60, 61, 90)] == [0, 9, 0, 9]
     await raw.hset(snapshots, "61", b"rubbish")  # type: ignore[misc]
     assert [one.damaged for one in await spine.snapshots(Ledger)] == [False, True]
-    assert await reads(64) == 22
+    assert await reads(64) == 11
+
+
+async def test_a_damaged_snapshot_hides_no_earlier_one(spine: Spine, raw: redis.asyncio.Redis) -> None:
+    await grow(spine, 90)
+    for at in (31, 61):
+        await spine.snapshot(Ledger, key="k0", at=at)
+    await spine.trim(until=31)
+    snapshots = spine.server.keys.snapshots("ledger", "1", partition_of("k0", 8), "k0")
+    for field in ("61", "67", "what"):
+        await raw.hset(snapshots, field, b"rubbish")  # type: ignore[misc]
+    assert (await spine.reduce(Ledger, key="k0", at=70)).seqs == list(range(1, 71, 3))
+    assert (await spine.trim(until=40)).events == 9
+    assert [line async for line in spine.export() if b"rubbish" in line] == []
 
 
 async def test_snapshots_before_a_seq_are_removed(spine: Spine) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import redis.asyncio
 from ledger import Book, Connect, Ledger, Serve, by_hand, stored, until_stored
+from pydantic import BaseModel
 
 from spine import Agent, Context, Draft, Event, Handling, Priority, Retry, Spine, on, reduces
 from spine.delivery.holds import Hold
@@ -270,6 +271,39 @@ async def test_a_reducer_that_raises_parks_its_key_until_a_new_version(
     found = await until_stored(raw, spine, Mended, "bad", last + 1)
     assert found.state == Book(seqs=[1, 2, 3, 4], total=4)
     await wait_until(lambda: _released(raw, spine))
+
+
+class Memo(BaseModel):
+    value: Any = None
+
+
+class Keeper(Agent[Memo]):
+    """Keeps what it is given, as bytes where it is told to: these have no JSON."""
+
+    name = "keeper"
+    start = "beginning"
+
+    @reduces("money.in")
+    def keep(self, state: Memo, event: Event[dict[str, Any]]) -> Memo:
+        amount = event.payload["amount"]
+        return Memo(value=b"\xff" if amount < 0 else amount)
+
+    @on("money.in")
+    async def kept(self, event: Event[Any], ctx: Handling) -> None: ...
+
+
+async def test_a_state_that_cannot_be_stored_parks_its_key(
+    spine: Spine, serve: Serve, raw: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    await serve(Keeper)
+    await until_stored(raw, spine, Keeper, "bad", await pay(spine, "bad", 1))
+    await pay(spine, "bad", -1)
+    good = await pay(spine, "good", 1)
+    await until_stored(raw, spine, Keeper, "good", good)
+    await wait_until(lambda: holds_of(raw, spine, "keeper"))
+    assert await holds_of(raw, spine, "keeper") == {"bad"}
+    assert (await stored(raw, spine, Keeper, "bad")).seq == 1  # type: ignore[union-attr]
+    assert "keeper, key 'bad': the state with event 2 in it cannot be stored as JSON" in caplog.text
 
 
 async def _released(raw: redis.asyncio.Redis, spine: Spine) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import random
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ledger import Book, Ledger
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from spine import Agent, Draft, Event, Projection, ReplayGap, Spine, reduces
 from spine.timetravel import PRESENT
@@ -71,6 +74,36 @@ def reads_a_file(self: Any, state: Own, event: Event[Any]) -> Own:
     return Own(names=[Path("/etc/hostname").exists() and Path("/etc/hostname").read_text()])
 
 
+def reads_the_day(self: Any, state: Own, event: Event[Any]) -> Own:
+    return Own(names=[datetime.now(UTC).date().isoformat()])
+
+
+def reads_the_environment(self: Any, state: Own, event: Event[Any]) -> Own:
+    return Own(names=[os.environ.get("HOME")])
+
+
+def prints(self: Any, state: Own, event: Event[Any]) -> Own:
+    print(event.seq)
+    return Own(total=event.seq)
+
+
+def writes_where_nobody_looks(self: Any, state: Own, event: Event[Any]) -> Own:
+    _note(event)
+    return Own(total=state.total + 1)
+
+
+def _note(event: Event[Any]) -> None:
+    Notes.seen.setdefault(event.key, []).append(event.seq)
+
+
+class Notes:
+    seen: ClassVar[dict[str, list[int]]] = {}
+
+
+def takes_what_has_no_json(self: Any, state: Own, event: Event[Any]) -> Own:
+    return Own(anything=b"\xff")
+
+
 def raises(self: Any, state: Own, event: Event[Any]) -> Own:
     raise KeyError("amount")
 
@@ -87,7 +120,15 @@ def makes_what_cannot_come_back(self: Any, state: Own, event: Event[Any]) -> Own
         (mutates_payload, "changes the payload"),
         (keeps_in_self, "gives another state when the same events are folded again"),
         (keeps_elsewhere, "gives another state when the same events are folded again"),
+        (keeps_elsewhere, "changes a shared object: kept"),
+        (keeps_in_self, "changes a shared object: self"),
+        (writes_where_nobody_looks, "changes a shared object: Notes.seen"),
         (draws, "gives another state when the same events are folded again"),
+        (draws, "uses chance: random.random"),
+        (reads_the_day, "reads the clock: datetime.now"),
+        (reads_the_environment, "reads the environment"),
+        (prints, "does I/O: print"),
+        (takes_what_has_no_json, "makes a state that cannot be stored"),
         (reads_a_file, "does I/O: open"),
         (raises, "raises: KeyError('amount')"),
         (makes_what_cannot_come_back, "another one once it was stored and loaded"),
@@ -99,6 +140,40 @@ async def test_what_is_wrong_is_found_and_named(spine: Spine, base: Any, reducer
     faults = [fault for one in await verified(spine, kind, "k1") for fault in one.faults]
     assert [fault for fault in faults if what in fault.what], faults
     assert {(fault.reducer, fault.seq, fault.type) for fault in faults} == {(reducer.__name__, 2, "money.in")}
+
+
+@pytest.mark.usefixtures("log")
+async def test_a_reducer_that_raises_at_once_is_found_among_all_keys(spine: Spine) -> None:
+    kind: Any = type("Wrong", (Agent,), {"name": "wrong", "state_model": Own, "fold": reduces("money.in")(raises)})
+    found = await verified(spine, kind)
+    assert sorted((one.key, len(one.faults)) for one in found) == [("k0", 1), ("k1", 1), ("k2", 1)]
+
+
+@pytest.mark.usefixtures("log")
+async def test_a_state_that_begins_otherwise_each_time_is_found(spine: Spine) -> None:
+    class Dated(BaseModel):
+        made: datetime = Field(default_factory=datetime.now)
+        count: int = 0
+
+    class Counting(Projection[Dated]):
+        name = "counting"
+
+        @reduces("money.in")
+        def count(self, state: Dated, event: Event[Any]) -> Dated:
+            return state.model_copy(update={"count": state.count + 1})
+
+    (one,) = await verified(spine, Counting, "k1")
+    assert [fault.what for fault in one.faults] == ["gives another state when the same events are folded again"]
+
+
+@pytest.mark.usefixtures("log")
+async def test_what_depends_on_the_event_alone_is_pure(spine: Spine) -> None:
+    def dice(self: Any, state: Own, event: Event[Any]) -> Own:
+        drawn = random.Random(event.seq).random()
+        return Own(total=drawn if event.seq % 2 else math.nan, anything=str(event.ts + timedelta(hours=1)))
+
+    kind: Any = type("Right", (Agent,), {"name": "right", "state_model": Own, "fold": reduces("money.in")(dice)})
+    assert [one.faults for one in await verified(spine, kind)] == [[], [], []]
 
 
 async def test_a_global_projection_is_verified_as_one(spine: Spine) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from spine import Agent, Context, Event, InvalidInput, Projection, ReducerFailed, reduces
-from spine.state import Cell, canonical, fold_one
+from spine.dumped import dump
+from spine.state import Cell, fold_one
 
 
 class Account(BaseModel):
@@ -138,14 +139,14 @@ def test_sets_are_dumped_sorted_wherever_they_hide() -> None:
         nested: dict[str, list[frozenset[str]]] = {}
 
     state = Deep(anything={"x": {"b", "a", "c"}}, nested={"y": [frozenset("fed")]})
-    assert canonical(state) == b'{"anything":{"x":["a","b","c"]},"nested":{"y":[["d","e","f"]]}}'
+    assert dump(state) == b'{"anything":{"x":["a","b","c"]},"nested":{"y":[["d","e","f"]]}}'
 
 
 def test_a_state_is_dumped_alike_in_every_process() -> None:
     code = (
-        "from pydantic import BaseModel\nfrom spine.state import canonical\n"
+        "from pydantic import BaseModel\nfrom spine.dumped import dump\n"
         "class S(BaseModel):\n    names: set[str] = set()\n"
-        "print(canonical(S(names={str(n) for n in range(50)})).decode())"
+        "print(dump(S(names={str(n) for n in range(50)})).decode())"
     )
     dumps = {
         subprocess.run(
