@@ -119,7 +119,7 @@ class HeldKeys:
         return any(held.suspect for held in self._keys.values() if held.partition == partition)
 
     async def load(self, partition: Partition, version: str) -> None:
-        """Read the holds of a partition that is being opened; what is known here already is newer.
+        """Read the holds of a partition that is being opened; what is known here already is newer. See `opened`.
 
         A key that was parked because a reducer raised is released for another `version` of the agent.
         """
@@ -130,11 +130,8 @@ class HeldKeys:
         heads = await self._server.commands(*(("LINDEX", waiting(key), 0) for key in names))
         if partition.opening != opening:  # it was dropped meanwhile: what is kept now, nobody would drop
             return
-        self._partitions[partition.number] = partition
         for key, encoded, head in zip(names, raw[1::2], heads, strict=True):
-            known = self._keys.get(key)
-            if known is not None:  # it may have been due while the partition was not there
-                self._arm(key, known)
+            if key in self._keys:
                 continue
             hold = decode_hold(encoded)
             if hold.reason == "reducer" and hold.version != version:
@@ -142,7 +139,13 @@ class HeldKeys:
             due_ms = None if head is None else Listed.parse(head).due_ms
             held = self._keys[key] = HeldKey(hold, partition.number, due_ms)
             held.suspect = partition.suspects.cut_off and held.due_ms <= self._server.now_ms()
-            self._arm(key, held)
+
+    def opened(self, partition: Partition) -> None:
+        """Work off the waiting lists of a partition from now on: before it was open, nothing of them could run."""
+        self._partitions[partition.number] = partition
+        for key, held in list(self._keys.items()):
+            if held.partition == partition.number:
+                self._arm(key, held)
 
     def hold(self, key: str, partition: int, hold: Hold) -> None:
         """Hold `key` from now on; nothing is released before `stored` was called."""

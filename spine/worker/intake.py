@@ -254,6 +254,8 @@ class Intake:
         else:
             partition.failures = 0
             if partition.opening == opening:
+                if not partition.opened:
+                    agency.held.opened(partition)
                 partition.opened, partition.suspects.cut_off = True, False
                 self._set_bounds(partition)
         finally:

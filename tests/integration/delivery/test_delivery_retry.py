@@ -500,5 +500,36 @@ async def test_a_redrive_does_not_wait_for_what_runs(spine: Spine, serve: Any) -
     await wait_until(lambda: Long.count == 2)
 
 
+async def test_a_redriven_event_is_not_lost_while_its_partition_is_still_being_opened(
+    spine: Spine, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is due as soon as the holds are known, which is before anything may begin."""
+
+    class Mended(Recorder):
+        mended: ClassVar[bool] = False
+
+        @on("a.b", retry=Retry(attempts=1))
+        async def handle(self, event: Event[Any]) -> None:
+            if not self.mended:
+                raise ValueError("not yet")
+            self.note(event)
+
+    worker = await serve(Mended)
+    dead = await spine.publish("a.b", {}, key="k")
+    await wait_until(lambda: _dead(spine))
+    agency = worker._agencies["recorder"]
+    partition = agency.partitions[partition_of("k", 8)]
+    recover = partition.recover
+
+    async def recover_later(*args: Any) -> Any:
+        await asyncio.sleep(0.1)  # long enough to begin with what is due
+        return await recover(*args)
+
+    monkeypatch.setattr(partition, "recover", recover_later)
+    Mended.mended = True
+    await spine.redrive(seq=dead.seq)
+    await wait_until(lambda: Mended.seen["k"] == [dead.seq])
+
+
 async def _dead(spine: Spine) -> bool:
     return len(await spine.dead_letters()) == 1

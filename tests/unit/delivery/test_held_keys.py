@@ -44,7 +44,7 @@ async def test_an_event_that_reaches_the_list_just_after_it_was_read_is_not_left
     held = HeldKeys(server, None, "agent", None, lambda key: False, spawn)  # type: ignore[arg-type]
     lease = Lease("agent", 0, "lease", 1, clean=True, first=True)
     streams: Any = None
-    await held.load(Partition(server, streams, lease, lambda topic: 0), "1")
+    held.opened(Partition(server, streams, lease, lambda topic: 0))
     held.hold("k", 0, Hold())
     found = held.get("k")
     assert found is not None
@@ -109,7 +109,9 @@ async def test_a_key_that_was_due_while_its_partition_was_opened_again_is_worked
         return [None]
 
     server.command, server.commands = command, commands
-    await held.load(Partition(server, streams, lease, lambda topic: 0), "1")
+    partition = Partition(server, streams, lease, lambda topic: 0)
+    await held.load(partition, "1")
+    held.opened(partition)
     await wait_until(lambda: server.asked == 2)
     await asyncio.gather(*tasks)
     assert "k" not in held
