@@ -75,6 +75,7 @@ class Handled:
         agent: name of the agent.
         events: what the commit is to store.
         writes: what else it is to write.
+        if_given_up: what is written instead, should the event become a dead letter.
         addressees: topics that work was sent to and that somebody has to read.
     """
 
@@ -104,6 +105,7 @@ class Handled:
             self.context = event.context.replace(session=session.values, session_seq=session.seq)
         self.events: list[Prepared] = []
         self.writes: list[Write] = []
+        self.if_given_up: list[Write] = []
         self.replied = False
         self.addressees: tuple[str, ...] = ()
         self._child: Context | None = None

@@ -184,6 +184,7 @@ class Gate:
                 if with_arrival(round.arrived, event) != round.arrived:
                     handling.writes.append(self._arrival(event, handling))
             case "open":
+                handling.if_given_up += self._without_limit(stored, handling)
                 await self._run(self._function, handling, agent, self._shown(with_arrival(round.arrived, event)))
                 self._end(stored, handling)
             case "late":
@@ -249,6 +250,13 @@ class Gate:
         stored = _encode((time_out.envelope.id, until_ms))
         handling.writes.append(Write("HSET", self._key(handling), "hash", (_ROUND, stored)))
         handling.writes += schedule_writes(drafts, time_out, until_ms)
+
+    def _without_limit(self, stored: Round, handling: Handling) -> list[Write]:
+        """Return what lets a round wait for as long as it takes: all has come, and nothing is to be called missing."""
+        if not stored.time_out:
+            return []
+        forget = Write("HDEL", self._key(handling), "hash", (_ROUND,))
+        return [forget, *unschedule_writes(handling.spine.server.keys, stored.time_out)]
 
     def _end(self, stored: Round, handling: Handling) -> None:
         if stored.arrived:

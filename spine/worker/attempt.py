@@ -332,7 +332,8 @@ class Attempt:
             "%s gave up event %d (%s): %s: %s", agency.name, event.seq, event.type, type(error).__name__, error
         )
         events, writes = self._failed_answer(error)
-        self._submit("dead", events, (letter.write(agency.server.keys), *writes), parks=parks)
+        also = () if self._handling is None else self._handling.if_given_up
+        self._submit("dead", events, (letter.write(agency.server.keys), *also, *writes), parks=parks)
 
     def _failed_answer(self, error: BaseException) -> tuple[list[Prepared], tuple[Write, ...]]:
         if self._event.context.reply_to is None:

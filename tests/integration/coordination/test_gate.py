@@ -211,6 +211,38 @@ async def test_a_handler_that_fails_is_tried_again_with_all_that_came(
     assert Failing.attempts == [1, 2, 3]
 
 
+async def test_what_was_given_up_is_not_missing_and_a_redrive_finds_all_that_came(
+    spine: Spine, serve: Serve, raw: redis.asyncio.Redis
+) -> None:
+    class Broken(Agent):
+        name = "broken"
+        mended = False
+
+        @on_all(R, P, within=0.5, retry=Retry(attempts=1))
+        async def book(self, events: Events, ctx: Handling) -> None:
+            if not Broken.mended:
+                raise ValueError("no room yet")
+            await ctx.publish("booking.made", {type: event.payload["n"] for type, event in events.items()})
+
+        @on_missing("book")
+        async def remind(self, events: Events, missing: tuple[str, ...], ctx: Handling) -> None:
+            await ctx.publish("customer.reminded", {"key": ctx.event.key})
+
+    async def given_up() -> bool:
+        return len(await spine.dead_letters("broken")) == 1
+
+    await serve(Broken)
+    await spine.publish_many([draft(R, 1), draft(P, 2), draft(R, 3, "other")])
+    await wait_until(given_up, 20, "the dead letter")
+    await wait_for_events(spine, 1, "customer.reminded")
+    Broken.mended = True
+    await spine.redrive("broken")
+    await wait_for_events(spine, 1, "booking.made")
+    assert [event.payload for event in await events_of(spine, "booking.made")] == [{R: 1, P: 2}]
+    assert [event.payload for event in await events_of(spine, "customer.reminded")] == [{"key": "other"}]
+    await nothing_waits(spine, raw)
+
+
 async def test_what_was_cancelled_does_not_count(
     spine: Spine, serve: Serve, processes: Processes, raw: redis.asyncio.Redis
 ) -> None:
