@@ -1,7 +1,11 @@
-"""Export: a whole log as lines of JSON, and what is left of what was trimmed away."""
+"""Export: a whole log as lines of JSON, and what is left of what was trimmed away.
+
+The last line counts and sums up those after the first: without it, or with another sum, an export is not whole.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -17,17 +21,61 @@ from spine.scan import scan
 from spine.state import split_stored
 
 KIND = "spine.export"
+END = "spine.export.end"
 VERSION = 1
 PAGE = 500
 
 
+class Tally(msgspec.Struct):
+    """What the lines of an export come to, counted where they are written and where they are read.
+
+    Attributes:
+        events: how many events are among them.
+        last_seq: number of the last of these.
+        crc32: of all lines after the first, one after the other, without their ends.
+    """
+
+    events: int = 0
+    last_seq: int = 0
+    crc32: int = 0
+
+    def add(self, line: bytes) -> bytes:
+        """Take a line in, and return it."""
+        self.crc32 = zlib.crc32(line.strip(), self.crc32)
+        return line
+
+    def end(self) -> bytes:
+        """Return the last line."""
+        return msgspec.json.encode({END: VERSION, "events": self.events, "crc32": self.crc32})
+
+
 async def export_lines(server: Server, reader: Reader, streams: Streams, until: int) -> AsyncGenerator[bytes, None]:
-    """Yield a log up to a seq, from its beginning, as lines: what it is, its types, what was trimmed, its events."""
-    gone = await floors(server)
+    """Yield a log up to a seq as lines: what it is, its types, what is left of what was trimmed, events, the end."""
+    tally, gone = Tally(), await floors(server)
+    yield await _header(server, until, gone)
+    async with aclosing(_beside_events(server, streams, until, gone)) as lines:
+        async for line in lines:
+            yield tally.add(line)
+    async with aclosing(reader.batches(Selection(), 0, until)) as batches:
+        async for events in batches:
+            tally.events += len(events)
+            for event in events:
+                yield tally.add(to_line(event))
+    if await floors(server) != gone:
+        raise StateError("the log was trimmed while it was exported: what was written is not whole. Export it again.")
+    yield tally.end()
+
+
+async def _header(server: Server, until: int, gone: dict[int, int]) -> bytes:
     meta = await server.command("HGETALL", server.keys.meta)
     created = dict(zip(meta[::2], meta[1::2], strict=True)).get(b"created", b"0")
     header = {"namespace": server.keys.namespace, "created": int(created), "last": until, "floors": gone}
-    yield msgspec.json.encode({KIND: VERSION, **header, "partitions": server.partitions})
+    return msgspec.json.encode({KIND: VERSION, **header, "partitions": server.partitions})
+
+
+async def _beside_events(
+    server: Server, streams: Streams, until: int, gone: dict[int, int]
+) -> AsyncGenerator[bytes, None]:
     async with aclosing(_fields(server, server.keys.catalog)) as types:
         async for name, raw in types:
             yield msgspec.json.encode({"catalog": name, "known": msgspec.Raw(raw)})
@@ -36,12 +84,6 @@ async def export_lines(server: Server, reader: Reader, streams: Streams, until: 
             async with aclosing(left) as lines:
                 async for line in lines:
                     yield line
-    async with aclosing(reader.batches(Selection(), 0, until)) as batches:
-        async for events in batches:
-            for event in events:
-                yield to_line(event)
-    if await floors(server) != gone:
-        raise StateError("the log was trimmed while it was exported: what was written is not whole. Export it again.")
 
 
 async def _what_is_gone(server: Server, streams: Streams) -> AsyncGenerator[bytes, None]:

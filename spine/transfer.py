@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from contextlib import aclosing
-from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from spine.codec import HARD_MAX_BYTES
 from spine.connection import FORMAT, INCOMPLETE, Argument
 from spine.errors import InvalidInput, Misconfigured
 from spine.exchange import Line, from_value, whole
-from spine.export import KIND, VERSION
+from spine.export import END, KIND, VERSION, Tally
 from spine.faults import fault
 from spine.keys import partition_of
 from spine.log.streams import stream_name
@@ -54,15 +53,15 @@ class Import(Spine):
         """Store the events of `lines` as they were; return what was done.
 
         Broken off at any moment, the same call with the same lines goes on. Raises `InvalidInput` for lines that are no
-        export, or not the one that was begun, and `Misconfigured` when the namespace is not empty.
+        export, not a whole one, or not the one that was begun, and `Misconfigured` when the namespace is not empty.
         """
-        report = Imported(last_seq=await self._imported())
+        begun_at, begun_sum = await self._imported()
+        report, tally = Imported(last_seq=begun_at), Tally()
         batch: list[Line] = []
         size = 0
         header: dict[str, Any] | None = None
-        async with aclosing(_numbered(lines)) as numbered:
-            async for number, text in numbered:
-                value = _decoded(number, text)
+        async with aclosing(self._read(lines, tally)) as read:
+            async for number, length, value in read:
                 if header is None:
                     header = value
                     await self._begin(header)
@@ -70,16 +69,54 @@ class Import(Spine):
                     await self._load_what_is_beside(value)
                 else:
                     batch.append(_event_of(number, value))
-                    size += len(text)
+                    if batch[-1].seq <= tally.last_seq:
+                        raise InvalidInput(f"line {number}: the events do not stand in the order of their numbers")
+                    tally.events, tally.last_seq = tally.events + 1, batch[-1].seq
+                    size += length
+                    if batch[-1].seq == begun_at and tally.crc32 != begun_sum:
+                        raise InvalidInput(f"line {number}: these are not the lines of which the import was begun here")
                     if len(batch) == BATCH or size > BATCH_BYTES:
-                        await self._append(batch, report)
+                        await self._append(batch, report, tally)
                         told(report.events)
                         batch, size = [], 0
         if header is None:
             raise InvalidInput("there is nothing to import")
-        await self._append(batch, report)
+        await self._append(batch, report, tally)
         await self._end(header, report)
         return report
+
+    async def _read(
+        self, lines: AsyncIterable[bytes] | Iterable[bytes], tally: Tally
+    ) -> AsyncGenerator[tuple[int, int, dict[str, Any]], None]:
+        """Yield number, length and content of the lines; raise `InvalidInput` at their end where they are not whole."""
+        begun, end = False, None
+        async with aclosing(_numbered(lines)) as numbered:
+            async for number, text in numbered:
+                value = _decoded(number, text)
+                if end is not None:
+                    raise InvalidInput(f"line {number}: there are lines after the end of the export")
+                if END in value:
+                    end = value
+                    continue
+                if begun:
+                    tally.add(text)
+                begun = True
+                yield number, len(text), value
+        if begun:
+            await self._check(end, tally)
+
+    async def _check(self, end: Mapping[str, Any] | None, tally: Tally) -> None:
+        """Raise `InvalidInput` where what was read is not what was written; the namespace stays closed then."""
+        if end is None:
+            raise InvalidInput(
+                f"the export breaks off after {tally.events:,} events. Import the whole of it: it goes on from there."
+            )
+        if end.get("events") != tally.events or end.get("crc32", tally.crc32) != tally.crc32:
+            await self.server.command("HSET", self.server.keys.meta, "importing", "damaged")
+            raise InvalidInput(
+                f"the lines are not those that were exported: {tally.events:,} events of {end.get('events')}, and the "
+                "sum of the lines is another. Delete this namespace, and import an export that is whole."
+            )
 
     async def _begin(self, header: Mapping[str, Any]) -> None:
         if header.get(KIND) != VERSION:
@@ -103,18 +140,16 @@ class Import(Spine):
         await self.server.command("HSET", meta, "format", INCOMPLETE, "importing", token)
         fault("import.begun")
 
-    async def _append(self, batch: list[Line], report: Imported) -> None:
+    async def _append(self, batch: list[Line], report: Imported, tally: Tally) -> None:
         """Store a batch, all at once; what an earlier import had stored is left out."""
         fresh = [line for line in batch if line.seq > report.last_seq]
         report.present += len(batch) - len(fresh)
         report.events += len(batch)
         if not fresh:
             return
-        if any(later.seq <= earlier.seq for earlier, later in pairwise(fresh)):
-            raise InvalidInput("the events do not stand in the order of their numbers")
         keys = self.server.keys
         names = [keys.seq, keys.clock, keys.streams, keys.meta]
-        args: list[Argument] = [report.last_seq, len(fresh)]
+        args: list[Argument] = [report.last_seq, tally.crc32, len(fresh)]
         for line in fresh:
             self._name_event(line, names, args)
         self._name_sessions(fresh, names, args)
@@ -128,10 +163,12 @@ class Import(Spine):
     async def _once(self, names: list[str], args: list[Argument], last: int) -> int:
         """Call the script; a call that was repeated after a lost reply finds its own numbers."""
         stored = int(await self.server.run("import", names, args))
-        return last if stored < 0 and await self._imported() == last else stored
+        return last if stored < 0 and (await self._imported())[0] == last else stored
 
-    async def _imported(self) -> int:
-        return int(await self.server.command("HGET", self.server.keys.meta, "imported") or 0)
+    async def _imported(self) -> tuple[int, int]:
+        """Return the last number that is imported, and what the lines up to it come to."""
+        found = await self.server.command("HMGET", self.server.keys.meta, "imported", "imported_sum")
+        return int(found[0] or 0), int(found[1] or 0)
 
     def _name_event(self, line: Line, names: list[str], args: list[Argument]) -> None:
         envelope, keys = line.envelope, self.server.keys
@@ -209,7 +246,7 @@ class Import(Spine):
         await self.server.commands(
             ("SET", keys.seq, report.last_seq),
             ("HSET", keys.meta, "format", FORMAT),
-            ("HDEL", keys.meta, "importing", "imported"),
+            ("HDEL", keys.meta, "importing", "imported", "imported_sum"),
         )
 
 

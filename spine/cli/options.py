@@ -45,10 +45,13 @@ def moment(text: str, now: datetime | None = None) -> int | datetime:
         return now
     if found := _ago.fullmatch(text):
         parts = _part.findall(found[1])
-        return now - sum((timedelta(**{UNITS[unit]: float(amount)}) for amount, unit in parts), timedelta())
+        try:
+            return now - sum((timedelta(**{UNITS[unit]: float(amount)}) for amount, unit in parts), timedelta())
+        except OverflowError:
+            raise typer.BadParameter(f"{text!r} is before the first year that there is") from None
     try:
         return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     try:
         return datetime.combine(now.date(), time.fromisoformat(text)).astimezone()

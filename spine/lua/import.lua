@@ -2,8 +2,8 @@
 --
 -- KEYS: 1 seq, 2 clock, 3 streams, 4 meta; then for each event its stream, its index by key and its index by correlation (the
 --   one by key once more where there is none); then the sessions that change
--- ARGV: last number imported before; n events, each: seq, time in ms, `lane/topic`, partition, '1' for an index by correlation,
---   data; n changes of sessions, each: n fields to set, field, value, ...; n fields to remove, field, ...
+-- ARGV: last number imported before; the sum of the lines up to the last of these; n events, each: seq, time in ms,
+--   `lane/topic`, partition, '1' for an index by correlation, data; n changes of sessions, each: n fields to set, field, value, ...; n fields to remove, field, ...
 -- Returns: the last number imported now, -1 when that before is another one: nothing was stored.
 local at, place = 1, 4
 local function arg()
@@ -28,6 +28,7 @@ local function number_of(name)
   return number
 end
 
+local sum = arg()
 local last, time
 for _ = 1, tonumber(arg()) do
   local seq, ts, name, partition, by_correlation, data = arg(), arg(), arg(), arg(), arg(), arg()
@@ -49,7 +50,7 @@ for _ = 1, tonumber(arg()) do
     redis.call('HDEL', session, arg())
   end
 end
-redis.call('HSET', KEYS[4], 'imported', last)
+redis.call('HSET', KEYS[4], 'imported', last, 'imported_sum', sum)
 if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(last) then
   redis.call('SET', KEYS[1], last)
 end

@@ -35,7 +35,7 @@ def other(cli: Cli, namespace: str, url: str) -> Iterator[str]:
     name = f"{namespace}-other"
     yield name
     with redis.Redis.from_url(url) as client:
-        found = list(client.scan_iter(f"spine:{{{name}}}:*", count=1000))
+        found = list(client.scan_iter(f"spine:{{{name}*}}:*", count=1000))
         if found:
             client.unlink(*found)
 
@@ -200,8 +200,8 @@ def test_a_fork_goes_on_apart(bank: Cli, other: str) -> None:
 
 def test_an_export_becomes_an_equal_log(bank: Cli, other: str, tmp_path: Path) -> None:
     exported = bank("export")
-    assert (exported.code, len(exported.out.splitlines())) == (0, 11)
-    assert "exported 11 lines" in exported.err
+    assert (exported.code, len(exported.out.splitlines())) == (0, 12)
+    assert "exported 12 lines" in exported.err
     (row,) = bank("import", "--namespace", other, "--partitions", "3", stdin=exported.out).rows
     assert row == {"namespace": other, "events": 10, "last_seq": 10, "present": 0}
     assert bank("replay", "--namespace", other).out == bank("replay").out
@@ -209,8 +209,12 @@ def test_an_export_becomes_an_equal_log(bank: Cli, other: str, tmp_path: Path) -
     assert (again.code, again.out) == (1, "")
     assert "is not empty" in again.err
     assert bank("export", "part.ndjson", "--until", "3").code == 0
-    assert len((tmp_path / "part.ndjson").read_text().splitlines()) == 4
-    bad = bank("import", "nowhere.ndjson", "--namespace", f"{other}-2")
+    assert len((tmp_path / "part.ndjson").read_text().splitlines()) == 5
+    cut = bank("import", "--namespace", f"{other}-2", stdin="".join(exported.out.splitlines(keepends=True)[:-3]))
+    assert (cut.code, cut.out) == (2, "")
+    assert "breaks off after 8 events" in cut.err
+    assert bank("import", "--namespace", f"{other}-2", stdin=exported.out).rows[0]["events"] == 10
+    bad = bank("import", "nowhere.ndjson", "--namespace", f"{other}-3")
     assert (bad.code, bad.err) == (1, "error: nowhere.ndjson: No such file or directory\n")
 
 

@@ -39,6 +39,12 @@ def test_anything_else_is_refused(text: str) -> None:
         moment(text, NOW)
 
 
+@pytest.mark.parametrize("text", ["-999999w", "-9999999999d", "0001-01-01"])
+def test_a_time_off_the_calendar_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        moment(text, NOW)
+
+
 def test_an_option_may_be_repeated_and_hold_several() -> None:
     assert split(["a,b", "c", ","]) == ("a", "b", "c")
     assert split(None) == ()

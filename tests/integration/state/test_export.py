@@ -58,7 +58,7 @@ async def exported(spine: Spine, **options: Any) -> list[bytes]:
 async def test_a_round_trip_is_equal(url: str, spine: Spine, other: str, partitions: int) -> None:
     events = await fill(spine)
     lines = await exported(spine)
-    assert len(lines) == len(events) + 1
+    assert len(lines) == len(events) + 2
     async with Import(url, namespace=other, partitions=partitions) as target:
         report = await target.load(lines)
     assert (report.events, report.present, report.last_seq) == (len(events), 0, events[-1].seq)
@@ -156,6 +156,65 @@ async def test_it_goes_not_where_agents_wait_already(url: str, spine: Spine, oth
             await target.load(await exported(spine))
     async with Spine(url, namespace=other) as copy:
         assert await copy.history() == []
+
+
+async def test_an_export_that_breaks_off_is_closed_to_others_and_goes_on(url: str, spine: Spine, other: str) -> None:
+    events = await fill(spine)
+    lines = await exported(spine)
+    async with Import(url, namespace=other) as target:
+        for count in (len(lines) - 1, 700, 1):
+            with pytest.raises(InvalidInput, match=f"breaks off after {count - 1:,} events"):
+                await target.load(lines[:count])
+    with pytest.raises(NamespaceMismatch, match="being filled"):
+        await Spine(url, namespace=other).open()
+    async with Import(url, namespace=other) as target:
+        await target.load(lines)
+    async with Spine(url, namespace=other) as copy:
+        assert [event async for event in copy.replay()] == events
+
+
+@pytest.mark.parametrize("damage", ["another amount", "a line less", "a line twice", "a line after the end"])
+async def test_lines_that_are_not_those_that_were_exported_are_refused(
+    url: str, spine: Spine, other: str, damage: str
+) -> None:
+    await fill(spine)
+    lines = await exported(spine)
+    damaged = {
+        "another amount": [line.replace(b'"amount":17', b'"amount":18') for line in lines],
+        "a line less": [*lines[:900], *lines[901:]],
+        "a line twice": [*lines[:900], *lines[899:]],
+        "a line after the end": [*lines, lines[-2]],
+    }[damage]
+    async with Import(url, namespace=other) as target:
+        with pytest.raises(InvalidInput):
+            await target.load(damaged)
+    with pytest.raises(NamespaceMismatch, match="being filled"):
+        await Spine(url, namespace=other).open()
+
+
+async def test_another_export_does_not_go_on_where_one_was_broken_off(url: str, spine: Spine, other: str) -> None:
+    await fill(spine)
+    lines = await exported(spine)
+    damaged = [line.replace(b'"amount":17', b'"amount":18') for line in lines]
+    async with Import(url, namespace=other) as target:
+        with pytest.raises(InvalidInput, match="breaks off"):
+            await target.load(damaged[:-1])
+        with pytest.raises(InvalidInput, match="not the lines of which the import was begun"):
+            await target.load(lines)
+        with pytest.raises(InvalidInput, match="the sum of the lines is another"):
+            await target.load(damaged)
+        with pytest.raises(InvalidInput, match="another import was begun here"):
+            await target.load(lines)
+
+
+async def test_an_export_that_was_edited_on_purpose_goes_without_its_sum(url: str, spine: Spine, other: str) -> None:
+    await fill(spine)
+    lines = await exported(spine)
+    edited = [line.replace(b'"amount":17', b'"amount":18') for line in lines[:-1]]
+    async with Import(url, namespace=other) as target:
+        await target.load([*edited, b'{"spine.export.end":1,"events":%d}' % (len(lines) - 2)])
+    async with Spine(url, namespace=other) as copy:
+        assert len(await copy.history(types=("money.in",), limit=5)) == 5
 
 
 async def test_lines_out_of_order_are_refused(url: str, spine: Spine, other: str) -> None:
