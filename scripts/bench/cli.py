@@ -24,6 +24,7 @@ from scripts.bench.verdict import judge
 RESULTS = Path("bench-results")
 ROUNDS, QUICK_ROUNDS = 5, 1
 FAILED, USAGE = 1, 2
+PIPED_WIDTH = 130
 
 app = typer.Typer(add_completion=False)
 
@@ -43,7 +44,7 @@ def bench(
 
     Exits with 1 when an arm of the spine failed; a target that is not reached is shown, not an error.
     """
-    out, err = Console(), Console(stderr=True)
+    out, err = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH), Console(stderr=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are stopped
     try:
         figures = chosen(_split(only or []))

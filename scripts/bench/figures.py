@@ -162,9 +162,14 @@ FIGURES: tuple[Figure, ...] = (
             ),
             Claim(
                 value=Reading("spine.crowd", "deliver_crowd"),
-                beside=Reading("spine.crowd", "deliver_alone"),
+                beside=Reading("spine.crowd", "deliver_few"),
                 target=0.8,
-                note="deliver, others flow past",
+                note="deliver to 4 topics, 196 flow past",
+            ),
+            Claim(
+                value=Reading("spine.crowd", "deliver_crowd"),
+                beside=Reading("spine.crowd", "deliver_alone"),
+                note="the same against 1 topic",
             ),
         ),
     ),
@@ -178,6 +183,12 @@ FIGURES: tuple[Figure, ...] = (
         title="import spine; spine --help",
         claims=(
             at_most(Reading("spine.import", "seconds"), 1.3, Reading("raw.import", "seconds"), note="import spine"),
+            Claim(
+                value=Reading("spine.import", "names_seconds"),
+                beside=Reading("raw.import", "seconds"),
+                operator="<=",
+                note="from spine import Spine, Agent",
+            ),
             at_most(Reading("spine.help", "seconds"), 0.5, note="spine --help"),
         ),
     ),

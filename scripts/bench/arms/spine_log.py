@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 
 NAMESPACE = "bench"
 FLIGHTS = 512
+MOST_ROUNDS = 25
+"""Rounds over all keys that are made beforehand; then they repeat."""
+
+
+def topic_of(number: int, topics: Sequence[str]) -> str:
+    """The topic of event `number`: topics are used in turn, and the events of a key go over all of them."""
+    return topics[(number + number // KEYS) % len(topics)]
 
 
 def batches(spine: Spine, topics: Sequence[str] = (TOPIC,)) -> Callable[[range], Awaitable[object]]:
-    """A call that publishes a range of numbers as one batch; topics are used in turn."""
+    """A call that publishes a range of numbers as one batch."""
     from scripts.bench.arms.spine_events import draft
 
-    drafts = [draft(number, topics[number % len(topics)]) for number in range(KEYS - KEYS % len(topics))]
+    drafts = [draft(number, topic_of(number, topics)) for number in range(KEYS * min(len(topics), MOST_ROUNDS))]
 
     async def publish(numbers: range) -> None:
         await spine.publish_many([drafts[number % len(drafts)] for number in numbers])
@@ -41,7 +48,7 @@ def publisher(spine: Spine, topics: Sequence[str] = (TOPIC,)) -> Callable[[int],
 
     async def publish(number: int) -> None:
         place = number % KEYS
-        await spine.publish(topics[number % len(topics)], payloads[place], context=contexts[place])
+        await spine.publish(topic_of(number, topics), payloads[place], context=contexts[place])
 
     return publish
 
