@@ -6,12 +6,10 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
 from spine.connection import Server
 from spine.delivery.hand import Taken
 from spine.errors import InvalidInput
-from spine.events import Context, Draft, Event, Priority, ReplyTo
+from spine.events import Context, Draft, Event, Priority, ReplyTo, caused_by
 from spine.log.drafts import Completed, Drafts, Prepared, Write
 from spine.requests import Requests
 from spine.sessions import SessionState
@@ -19,7 +17,6 @@ from spine.sessions import SessionState
 if TYPE_CHECKING:
     from spine.client import Spine
 
-PATH_KEPT = 64
 _PRIORITIES = tuple(Priority)
 
 
@@ -121,18 +118,8 @@ class Handled:
     def child_context(self) -> Context:
         """The context that what is published here inherits."""
         if self._child is None:
-            event = self._taken.event
-            context = self.context
-            self._child = context.replace(
-                causation=event.seq,
-                path=(*context.path[-PATH_KEPT:], self.agent),
-                priority=_PRIORITIES[self._taken.lane],
-                request=context.request or {"seq": event.seq, "type": event.type, "payload": event.payload},
-                reply_to=None,
-                waiting=(),
-                handoffs=(),
-                sequence=None,
-            )
+            priority = _PRIORITIES[self._taken.lane]
+            self._child = caused_by(self._taken.event, self.agent, context=self.context, priority=priority)
         return self._child
 
     def inherit_priority(self, priority: Priority) -> None:
@@ -150,9 +137,9 @@ class Handled:
         return prepared
 
     def _prepare(self, draft: Draft, inherited: Context | None, completed: Completed | None = None) -> Prepared:
-        if draft.key is None and draft.context is None:
-            draft = msgspec.structs.replace(draft, key=self._taken.event.key)
-        return self._host.drafts.prepare(draft, inherited, source=self.agent, completed=completed)
+        return self._host.drafts.prepare(
+            draft, inherited, source=self.agent, completed=completed, key=self._taken.event.key
+        )
 
     def unique(self, name: str) -> str:
         """Return `name` with its place among the calls of that name, the same in every attempt."""

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from spine.bus.messages import EventId, seq_of
-from spine.bus.shared import Shared, child_context, handled, key_of
+from spine.bus.shared import Shared, handled, key_of
 from spine.bus.subscribers import Subscribers
 from spine.bus.types import Data, EventTypeName, typed
 from spine.bus.waiting import Failures
 from spine.catalog.types import EventType
 from spine.durations import Duration, in_seconds
 from spine.errors import InvalidInput, RequestFailed, RequestTimeout, StateConflict
-from spine.events import Context, Draft, Event, Priority
+from spine.events import Context, Draft, Event, Priority, caused_by
 from spine.keys import partition_of
 from spine.log.drafts import Completed, Prepared
 from spine.names import check_key
@@ -84,7 +84,7 @@ class Emitter:
         key = emission.key or key_of(data)
         cause = handled.get()
         if context is None and cause is not None:
-            context = child_context(cause, source)
+            context = caused_by(cause, source)
             key = key or cause.key
         if emission.expect is not None:
             self._check_expectation(key)

@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from spine.bus.messages import EventId, ResponseData, seq_of
-from spine.bus.shared import Shared, child_context
+from spine.bus.shared import Shared
 from spine.bus.types import Data
 from spine.bus.waiting import failure_note
 from spine.catalog.types import validated
 from spine.codec import normalise_payload
 from spine.errors import InvalidInput, InvalidPayload, LateResponse, SpineError
-from spine.events import Event, to_ms
+from spine.events import Event, caused_by, to_ms
 from spine.log.reader import Selection
 from spine.requests import REPLY_TTL_MS, answer
 
@@ -63,7 +63,7 @@ class Responder:
             request,
             f"{request.type}.reply",
             payload,
-            child_context(request, shared.agent_type),
+            caused_by(request, shared.agent_type),
             shared.agent_type or self._spine.name,
         )
         # Of those who respond at the same time, in whichever processes, one does.

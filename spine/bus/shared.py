@@ -13,7 +13,7 @@ from spine.bus.metrics import ErrorKind, Recorder
 from spine.bus.types import Data
 from spine.catalog.types import Catalog
 from spine.client import Spine
-from spine.events import Context, Event
+from spine.events import Event
 from spine.log.drafts import Drafts
 
 ErrorT = TypeVar("ErrorT", bound=BaseException)
@@ -53,15 +53,3 @@ def key_of(data: Data) -> str | None:
     if not isinstance(values, Mapping):
         return None
     return next((str(values[name]) for name in KEY_FIELDS if values.get(name)), None)
-
-
-def child_context(event: Event[Any], agent_type: str | None) -> Context:
-    """Return the context of what is emitted while `event` is handled."""
-    context = event.context
-    return context.replace(
-        causation=event.seq,
-        path=(*context.path, agent_type) if agent_type else context.path,
-        request=context.request or {"seq": event.seq, "type": event.type, "payload": event.payload},
-        reply_to=None,
-        waiting=(),
-    )

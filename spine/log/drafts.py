@@ -117,11 +117,12 @@ class Drafts:
         *,
         source: str | None = None,
         completed: Completed | None = None,
+        key: str | None = None,
     ) -> Prepared:
         """Check `draft` and return it ready to append. Raises `InvalidInput` naming what to change.
 
-        `inherited` is the context where the draft brings none; `completed` returns the final context once the
-        partition is known.
+        `inherited` and `key` are context and key where the draft brings no context, and no key either; `completed`
+        returns the final context once the partition is known.
         """
         event_type, payload, version, context = draft.type, draft.payload, 1, draft.context
         if type(event_type) is not str or self.catalog is not None:
@@ -137,7 +138,7 @@ class Drafts:
             event_type,
             payload if type(payload) is dict else as_dict(payload),
             context,
-            draft.key,
+            key if draft.key is None and draft.context is None else draft.key,
             draft.priority,
             event_type if draft.to is None else f"@{check_agent_name(draft.to)}",
             draft.dedupe_key,

@@ -17,7 +17,7 @@ from spine.delivery.hand import Taken
 from spine.delivery.holds import FOREVER
 from spine.delivery.records import DeadLetter, Done, Outcome
 from spine.errors import LeaseLost, NoHandler, ReducerFailed, ReplayGap, SpineError, StateError
-from spine.events import Event
+from spine.events import Event, caused_by
 from spine.handling import Handling
 from spine.log.drafts import Prepared, Write
 from spine.requests import FAILED, answer
@@ -339,12 +339,7 @@ class Attempt:
         if self._event.context.reply_to is None:
             return [], ()
         payload = {"error_type": type(error).__name__, "error": str(error), "request": self._event.seq}
-        context = self._event.context.replace(
-            causation=self._event.seq,
-            reply_to=None,
-            path=(*self._event.context.path, self._agency.name),
-            priority=self._event.context.priority,
-        )
+        context = caused_by(self._event, self._agency.name)
         prepared, write = answer(self._agency.drafts, self._event, FAILED, payload, context, self._agency.name)
         return [prepared], (write,)
 

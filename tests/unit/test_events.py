@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from spine import Context, Event, Priority
-from spine.events import ReplyTo, context_to_dict, from_ms, to_ms
+from spine.events import PATH_KEPT, Hop, Itinerary, ReplyTo, caused_by, context_to_dict, from_ms, to_ms
 
 NOW = datetime(2026, 11, 3, 9, 30, 0, 250_000, UTC)
 
@@ -99,3 +99,35 @@ def test_times_are_whole_milliseconds_and_aware() -> None:
     assert to_ms(NOW) == event().ts_ms == 1_793_698_200_250
     for ms in range(1_793_698_200_000, 1_793_698_200_999, 7):
         assert to_ms(from_ms(ms)) == ms
+
+
+def test_what_an_event_causes_keeps_its_context_but_for_what_is_the_events_own() -> None:
+    context = Context(
+        correlation="c",
+        request={"seq": 1, "type": "asked", "payload": {}},
+        session_id="s",
+        session={"turn": 3},
+        session_seq=4,
+        constraints={"budget": 5},
+        deadline=NOW,
+        priority=Priority.URGENT,
+        path=("inquiry",),
+        causation=2,
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        reply_to=ReplyTo("r", "i", 0),
+        waiting=("inquiry/c-1",),
+        handoffs=(Hop("inquiry", "shop", "order.placed"),),
+        sequence=Itinerary(("shop",)),
+    )
+    assert all(getattr(context, name) != getattr(Context(), name) for name in Context.__struct_fields__)
+    caused = caused_by(event(context=context), "shop")
+    own = {"reply_to": None, "waiting": (), "handoffs": (), "sequence": None}
+    assert caused == context.replace(causation=7, path=("inquiry", "shop"), **own)
+
+
+def test_the_first_event_is_the_request_of_all_that_it_causes_and_the_path_stays_bounded() -> None:
+    first = event(context=Context(correlation="c", path=("loop",) * 200))
+    caused = caused_by(first, "shop", priority=Priority.BACKGROUND)
+    assert caused.request == {"seq": 7, "type": "order.placed", "payload": {"sku": 7}}
+    assert caused.priority is Priority.BACKGROUND
+    assert len(caused.path) == PATH_KEPT + 1
