@@ -76,6 +76,7 @@ async def run_team(options: Options) -> int:
         await forget(options)
     async with Spine(options.url, namespace=options.namespace, name="feeder") as spine:
         environment = {**options.environment, "CONVERSATIONS": str(options.conversations.resolve())}
+        await say_who_else_works(spine)
         say(f"starting {len(TEAM)} agents in {len(PROCESSES) * options.workers} worker processes")
         async with Workers(options.workers, environment, say) as workers:
             await workers.ready(spine)
@@ -83,6 +84,13 @@ async def run_team(options: Options) -> int:
             verdict = await verdict_on(spine, progress.run, material)
             show_result(progress, verdict)
     return 0 if progress.done and not verdict.faults else 1
+
+
+async def say_who_else_works(spine: Spine) -> None:
+    """Workers of another run that goes on, or was killed, take part in this one, with conversations of their own."""
+    pids = sorted({worker.pid for agent in TEAM for worker in await spine.workers(agent)})
+    if pids:
+        say(f"other workers are there already and take part: process {', '.join(map(str, pids))}")
 
 
 async def forget(options: Options) -> None:

@@ -220,6 +220,15 @@ async def test_a_run_ends_with_its_table_and_a_second_one_goes_on_from_it(url: s
             assert await spine.workers("scheduling") == []
 
 
+async def test_a_run_says_whose_workers_are_there_already(url: str, namespace: str) -> None:
+    async with team(url, namespace, SHIPPED) as (spine, _):
+        others = {worker.pid for agent in TEAM for worker in await spine.workers(agent)}
+        process = await program(url, namespace)
+        out, err = await process.communicate()
+    assert (process.returncode, table(out)["bookings"]) == (0, "19")
+    assert f"take part: process {', '.join(map(str, sorted(others)))}\n" in err.decode()
+
+
 async def test_ctrl_c_leaves_no_process_behind(url: str, namespace: str) -> None:
     process = await program(url, namespace, "--rate", "5", "--workers", "2")
     async with Spine(url, namespace=namespace) as spine:
