@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from agents import rules
 from agents.dialogue import Dialogue, Service
 from agents.events import Booking, Cancellation, Closed, Opened
-from spine import Context, Priority, Spine
+from spine import Context, InvalidInput, Priority, Spine
 
 CONVERSATIONS_AT_ONCE = 256
 
@@ -61,6 +61,9 @@ async def feed(
         rate: turns per second over all conversations; None is as fast as the spine takes them.
         at_once: how many conversations are played side by side.
         taken_back: bookings that the customer cancels as soon as they are agreed.
+
+    Raises:
+        ExceptionGroup: of ValueError, where a turn is too large for an event; the other conversations end as well.
     """
     pace = Pace(rate)
     regretted: defaultdict[str, list[Booking]] = defaultdict(list)
@@ -71,7 +74,11 @@ async def feed(
     async def one(dialogue: Dialogue) -> None:
         async with free:
             key = conversation_key(run, dialogue.dialogue_id)
-            await _play(spine, key, dialogue, rules.opening(dialogue, schema), pace, regretted[dialogue.dialogue_id])
+            opening = rules.opening(dialogue, schema)
+            try:
+                await _play(spine, key, dialogue, opening, pace, regretted[dialogue.dialogue_id])
+            except InvalidInput as error:
+                raise ValueError(f"conversation {dialogue.dialogue_id} cannot be played: {error}") from error
 
     async with asyncio.TaskGroup() as group:
         for dialogue in dialogues:

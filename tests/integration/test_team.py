@@ -259,6 +259,18 @@ async def test_a_directory_without_conversations_is_refused_in_one_line(
     assert "no dialogues_*.json" in err.decode()
 
 
+async def test_a_conversation_that_no_event_can_hold_is_named_in_one_line(
+    url: str, namespace: str, tmp_path: Path
+) -> None:
+    (tmp_path / "schema.json").write_text("[]")
+    turns = [{"speaker": "USER", "utterance": "x" * 300_000}]
+    (tmp_path / "dialogues_001.json").write_text(json.dumps([{"dialogue_id": "long", "turns": turns}]))
+    process = await program(url, namespace, "--conversations", str(tmp_path))
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert "conversation long cannot be played: the event 'turn.user' has 300," in err.decode().splitlines()[-1]
+
+
 @needs_sample
 async def test_the_race_is_there_without_the_gate_and_gone_with_it(url: str, namespace: str) -> None:
     material = Material.load(SAMPLE)
