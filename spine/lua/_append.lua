@@ -97,9 +97,8 @@ local function ring(streams, used, last)
       list[#list + 1] = stream.sid
     end
   end
-  local known = tostring(redis.call('HLEN', KEYS[4]))
   for _, bell in ipairs(order) do
-    local rung = redis.pcall('XADD', bell, 'MAXLEN', '~', '100', entry_id(last), known, table.concat(touched[bell], ','))
+    local rung = redis.pcall('XADD', bell, 'MAXLEN', '~', '100', entry_id(last), 's', table.concat(touched[bell], ','))
     if type(rung) == 'table' and rung.err then
       return redis.error_reply('SPINEBLOCKED ' .. bell .. ' ' .. rung.err)
     end
