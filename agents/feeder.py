@@ -11,7 +11,7 @@ from agents.dialogue import Dialogue, Service
 from agents.events import Booking, Cancellation, Closed, Opened
 from spine import Context, InvalidInput, Priority, Spine
 
-CONVERSATIONS_AT_ONCE = 256
+CONVERSATIONS_AT_ONCE = 64  # more would only wait longer, and the run be seen to stand still
 
 
 class Pace:

@@ -72,7 +72,8 @@ async def race(url: str | None, material: Material, team: dict[str, str], namesp
             await workers.ready(spine)
             dialogues = material.dialogues
             runs = [await start_run(spine, len(dialogues)) for _ in range(0, CONVERSATIONS, len(dialogues))]
-            await asyncio.gather(*(feed(spine, run, dialogues, material.schema) for run in runs))
+            at_once = len(dialogues)
+            await asyncio.gather(*(feed(spine, run, dialogues, material.schema, at_once=at_once) for run in runs))
             await settled(spine)
         return await count_early(spine, runs[0])
 
