@@ -165,14 +165,17 @@ for i = 1, unit_count do
 end
 
 local ts = stamp()
-local given, first, registered = tonumber(redis.call('GET', KEYS[2]) or '0'), 0, ''
+local given, first, registered = nil, 0, ''
 if #accepted > 0 then
-  first = redis.call('INCRBY', KEYS[2], #accepted) - #accepted + 1
+  given = redis.call('INCRBY', KEYS[2], #accepted) - #accepted
+  first = given + 1
   registered = register(streams)
   local failed = append(accepted, first, ts)
   if failed then
     return failed
   end
+else
+  given = tonumber(redis.call('GET', KEYS[2]) or '0')
 end
 
 -- The done records of the call, field and text in turn, by the place of their key.
