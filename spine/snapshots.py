@@ -12,7 +12,7 @@ from spine.connection import Argument, Server
 from spine.events import from_ms
 from spine.faults import fault
 from spine.keys import partition_of
-from spine.log.floors import floors, last_gone
+from spine.log.floors import floors, seqs_gone
 from spine.scan import scan
 from spine.state import split_stored
 
@@ -102,7 +102,7 @@ class Snapshots:
         for place, key in enumerate(names):
             raw, gone = replies[2 * place : 2 * place + 2]
             snapshots = [_read(key, raw[i], raw[i + 1]) for i in range(0, len(raw), 2) if raw[i].isdigit()]
-            found += _marked(snapshots, last_gone(gone) if key else floor)
+            found += _marked(snapshots, seqs_gone(gone) if key else {floor})
         return found
 
 
@@ -114,9 +114,8 @@ def _read(key: str, seq: bytes, raw: bytes) -> Snapshot:
     return Snapshot(key=key, seq=at, events=events, ts=from_ms(ts_ms), size=len(raw))
 
 
-def _marked(snapshots: list[Snapshot], gone: int) -> list[Snapshot]:
-    """Return them with the first one after what is gone marked as needed."""
-    later = [one.seq for one in snapshots if one.seq >= gone and not one.damaged]
-    if not gone or not later:
-        return snapshots
-    return [msgspec.structs.replace(one, needed=one.seq == min(later)) for one in snapshots]
+def _marked(snapshots: list[Snapshot], gone: set[int]) -> list[Snapshot]:
+    """Return them with the first one after what is gone of each stream marked as needed: not all may be folded."""
+    sound = [one.seq for one in snapshots if not one.damaged]
+    needed = {min((seq for seq in sound if seq >= last), default=-1) for last in gone if last}
+    return [msgspec.structs.replace(one, needed=one.seq in needed and not one.damaged) for one in snapshots]

@@ -119,8 +119,6 @@ class Trimmer:
         if force:
             limits = dict.fromkeys(limits, target)
         await self._streams.refresh()
-        if not dry_run:
-            await self._keep_global_bases(max(limits.values()), max(report.floors.values(), default=0))
         for partition, limit in limits.items():
             await self._trim(partition, limit, report, told)
         report.blockers = sorted(set(report.blockers))
@@ -155,6 +153,8 @@ class Trimmer:
             if not page.found:  # a floor where nothing went would keep others from reading what is there
                 continue
             report.events += len(page.found)
+            if not report.dry_run:
+                await self._keep_global_bases(low, max(report.floors.values(), default=0))
             report.unreachable += await self._keep_bases(page, partition, report.dry_run)
             if not report.dry_run and not await self._take_out(page, partition, known):
                 return
@@ -268,11 +268,12 @@ class Trimmer:
             if folding.kind is None:
                 unreachable += len(went_on)
             elif not dry_run:
-                await self._snapshot(folding.kind, went_on, partition)
+                unreachable += len(went_on) - await self._snapshot(folding.kind, went_on, partition)
         fault("trim.bases")
         return unreachable
 
-    async def _snapshot(self, kind: type[Reducing[Any]], wanted: dict[str, int], partition: int) -> None:
+    async def _snapshot(self, kind: type[Reducing[Any]], wanted: dict[str, int], partition: int) -> int:
+        """Keep the states of some keys at a seq; return of how many that could be done."""
         brought = await Rebuilder(self._server, self._reader, self._streams, kind).bring(wanted)
         commands: list[tuple[Argument, ...]] = []
         for key, one in brought.items():
@@ -280,9 +281,10 @@ class Trimmer:
                 place = self._server.keys.snapshots(kind.name, kind.version, partition, key)
                 commands.append(("HSET", place, one.cell.seq, raw))
         await self._server.commands(*commands)
+        return len(commands)
 
     async def _keep_global_bases(self, limit: int, floor: int) -> None:
-        """Keep of each global projection a state at the seq that is trimmed up to, or the stored one instead."""
+        """Keep of each global projection a state at the seq that is to be the floor, or the stored one instead."""
         for folding in self._folding:
             if folding.is_global and limit > floor:
                 snapshots = Snapshots(self._server, folding.name, folding.version)
@@ -295,11 +297,10 @@ class Trimmer:
         if folding.kind is not None:
             try:
                 cell = await TimeTravel(self._server, self._reader, self._streams, folding.kind).cell(WHOLE, limit)
-            except StateError as error:
-                logger.warning("no state of %s at seq %d is kept: %s", folding.name, limit, error)
-            else:
                 cell.seq = limit
                 return cell.encode()
+            except StateError as error:
+                logger.warning("no state of %s at seq %d is kept: %s", folding.name, limit, error)
         raw: bytes | None = await self._server.command("HGET", self._states(folding, 0), WHOLE)
         return None if _standing(0, raw, None).damaged else raw
 

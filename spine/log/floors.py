@@ -18,9 +18,14 @@ async def floors(server: Server) -> dict[int, int]:
     return {int(raw[i]): int(raw[i + 1]) for i in range(0, len(raw), 2)}
 
 
+def seqs_gone(raw: bytes | None) -> set[int]:
+    """Return the last seq that was trimmed away of each stream of a key, of what `Keys.gone` says of it."""
+    return {int(entry.partition(":")[0]) for entry in (raw or b"").decode().split(",") if entry}
+
+
 def last_gone(raw: bytes | None) -> int:
-    """Return the last seq that was trimmed away of a key, of what `Keys.gone` says of it."""
-    return max((int(entry.partition(":")[0]) for entry in (raw or b"").decode().split(",") if entry), default=0)
+    """Return the last of these; 0 for none."""
+    return max(seqs_gone(raw), default=0)
 
 
 def gap(what: str, after: int, gone: int) -> ReplayGap:

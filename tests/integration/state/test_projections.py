@@ -9,7 +9,7 @@ import redis.asyncio
 from ledger import Book, Serve, by_hand, stored
 from pydantic import BaseModel
 
-from spine import Agent, Draft, Event, Handling, InvalidInput, Projection, Spine, on, reduces
+from spine import Agent, Draft, Event, Handling, InvalidInput, Projection, Retry, Spine, on, reduces
 from spine.keys import partition_of
 from spine.testing.waiting import wait_until
 
@@ -160,6 +160,34 @@ async def test_what_it_has_not_stored_is_not_trimmed(spine: Spine, serve: Serve,
     for at in range(late - 29, late - 20):
         await spine.trim(until=at, kinds=[Balances, Books])
     assert len(await spine.snapshots(Balances)) <= 3
+
+
+async def test_a_trim_that_is_held_up_leaves_every_state_since_the_floor(spine: Spine, serve: Serve) -> None:
+    """What one key holds up, the next partition may let go: the floor is nowhere near the seq that was asked for."""
+
+    class Stuck(Agent[Book]):
+        name = "stuck"
+        start = "beginning"
+
+        @on("money.in", retry=Retry(attempts=1))
+        async def moved(self, event: Event[Any], ctx: Handling) -> None:
+            if 10 < event.seq < 60 and event.seq % 7 == 3:
+                raise RuntimeError("no luck")
+
+    await serve(Balances, Stuck)
+    last = await grow(spine, 100)
+
+    async def handled() -> bool:
+        checked = await spine.trim(until=last, kinds=[Balances], dry_run=True)
+        return not [one for one in checked.blockers if "dead letter" not in one.why]
+
+    await wait_until(handled)
+    wanted = {at: await spine.reduce(Balances, at=at) for at in range(last + 1)}
+    report = await spine.trim(until=last, kinds=[Balances])
+    floor = max(report.floors.values())
+    assert 10 < floor < 60
+    for at in range(floor, last + 1):
+        assert await spine.reduce(Balances, at=at) == wanted[at]
 
 
 @pytest.mark.parametrize(("kind", "name"), [(Balances, ""), (Books, "k1")])

@@ -111,6 +111,21 @@ async def test_a_damaged_snapshot_hides_no_earlier_one(spine: Spine, raw: redis.
     assert [line async for line in spine.export() if b"rubbish" in line] == []
 
 
+async def test_a_snapshot_that_covers_what_is_gone_of_its_types_is_needed(spine: Spine) -> None:
+    """Of the same key later events of another type are gone as well, which are no part of the state."""
+    await grow(spine, 10)
+    await spine.publish_many([Draft("noise", key="k0") for _ in range(10)])
+    await grow(spine, 10)
+    await spine.snapshot(Ledger, key="k0", at=12)
+    await spine.snapshot(Ledger, key="k0", at=28)
+    await spine.trim(until=20)
+    wanted = await spine.reduce(Ledger, key="k0", at=24)
+    assert [one.needed for one in await spine.snapshots(Ledger)] == [True, True]
+    assert await spine.remove_snapshots(Ledger) == 0
+    assert await spine.reduce(Ledger, key="k0", at=24) == wanted
+    assert wanted.seqs == [1, 4, 7, 10, 21, 24]
+
+
 async def test_snapshots_before_a_seq_are_removed(spine: Spine) -> None:
     await grow(spine, 30)
     for at in (4, 10, 16):
