@@ -149,5 +149,6 @@ class Feed:
         self.position = min(self.position, begun_at)
         self._heard = ["0-0"] * len(self._bells)
         self._reader.streams.forget()
+        self._told = None  # numbers were left out: how far they are apart says nothing
         self._look_everywhere()
         return True

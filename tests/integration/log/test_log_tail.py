@@ -192,7 +192,9 @@ async def test_a_slow_reader_falls_behind_is_told_and_catches_up(
     await asyncio.gather(reading, return_exceptions=True)
 
 
-async def test_it_goes_on_after_the_server_came_back(tmp_path: Path, connect: Any) -> None:
+async def test_it_goes_on_after_the_server_came_back(
+    tmp_path: Path, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with RedisServer.start(tmp_path, appendonly=True, appendfsync="always") as server:
         spine, publisher = await connect(server.url, patience_s=30), await connect(server.url, patience_s=30)
         async with collecting(spine) as tail:
@@ -201,6 +203,8 @@ async def test_it_goes_on_after_the_server_came_back(tmp_path: Path, connect: An
             await asyncio.to_thread(server.restart)
             stored += [await publisher.publish("a.b", {"i": i}, key=f"k-{i}") for i in range(20)]
             assert await tail.until(40) == stored
+            assert stored[-1].seq - stored[0].seq > feed.LAG_WARNING
+        assert "events behind" not in caplog.text
         for client in (spine, publisher):
             await client.close()
 
