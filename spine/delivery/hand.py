@@ -260,6 +260,13 @@ class Hand:
         queue = self._keys.get(order_key)
         return queue is not None and queue.running is not None
 
+    def is_busy_with(self, order_key: str) -> bool:
+        """Tell whether an event of a key runs, or events of its waiting list are in hand."""
+        queue = self._keys.get(order_key)
+        if queue is None:
+            return False
+        return queue.running is not None or any(item[3].source == "waiting" for item in queue.waiting)
+
     def _forget(self, gone: list[Taken]) -> None:
         for taken in gone:
             self.sizes[taken.lane] -= 1

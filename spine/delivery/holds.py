@@ -23,6 +23,7 @@ class Hold(msgspec.Struct, omit_defaults=True):
         until_ms: server time at which the head of the waiting list runs; `FOREVER` for parked keys.
         reason: ``retry``, ``parked``, ``reducer`` or ``backlog`` (released, and not worked off yet).
         attempts: seq → failed attempts.
+        by: seq of the event that is the reason; 0 for none. It tells a hold from another one of the same kind.
         error: the last error, for people.
         version: of the agent, where a reducer of it raised.
     """
@@ -30,6 +31,7 @@ class Hold(msgspec.Struct, omit_defaults=True):
     until_ms: int = 0
     reason: str = "backlog"
     attempts: dict[int, int] = {}
+    by: int = 0
     error: str = ""
     version: str = ""
 
@@ -71,17 +73,19 @@ class Listed(msgspec.Struct, frozen=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Hold).decode
-BACKLOG = _encode(Hold())
 
 
 def encode_hold(hold: Hold) -> bytes:
-    """Return what is stored of `hold`."""
-    return _encode(hold)
+    """Return what is stored of `hold`: whether the key is parked, for scripts to see, and all of it as msgpack."""
+    return (b"1" if hold.reason == "parked" else b"0") + _encode(hold)
 
 
 def decode_hold(raw: bytes) -> Hold:
     """Return the hold stored as `raw`."""
-    return _decode(raw)
+    return _decode(raw[1:])
+
+
+BACKLOG = encode_hold(Hold())
 
 
 class HoldWrites:
@@ -99,7 +103,7 @@ class HoldWrites:
 
     def set(self, key: str, hold: Hold) -> Write:
         """Hold `key`."""
-        return Write("HSET", self._holds, "hash", (key, _encode(hold)))
+        return Write("HSET", self._holds, "hash", (key, encode_hold(hold)))
 
     def to_front(self, key: str, reference: str) -> Write:
         """Put an event first into the waiting list."""
@@ -117,5 +121,5 @@ class HoldWrites:
         )
 
     def release(self, key: str) -> Write:
-        """End the hold if the waiting list is empty."""
+        """End the hold if the waiting list is empty; a key that is parked stays so."""
         return Write("unhold", self._holds, "hash", (key,), other_keys=(self.waiting(key),))

@@ -151,7 +151,8 @@ end
 -- part that is no event: its seq, time and data follow.
 -- `gather` counts event `offset` as an answer: its arguments are the places of the timetable and of the control stream,
 -- the gather's member there, the number of the question, and 1, or 0 for a failure.
--- `unhold` removes a field (second argument) when the waiting list (place, first argument) is empty.
+-- `unhold` removes a field (second argument) when the waiting list (place, first argument) is empty, unless it begins
+--   with 1: a parked key stays so with nothing waiting.
 -- `forward` sets a field to a state (`seq …`) unless a later one is stored.
 local function read_op()
   local op = { arg(), num(), arg(), num() }
@@ -228,7 +229,8 @@ end
 local function run_op(op, seq, data, ts)
   local command, key, values = op[1], KEYS[op[2]], op[5]
   if command == 'unhold' then
-    if redis.call('EXISTS', KEYS[tonumber(values[1])]) == 0 then
+    local hold = redis.call('EXISTS', KEYS[tonumber(values[1])]) == 0 and redis.call('HGET', key, values[2])
+    if hold and string.sub(hold, 1, 1) ~= '1' then
       redis.call('HDEL', key, values[2])
     end
   elseif command == 'forward' then

@@ -16,7 +16,7 @@ from spine.delivery.leases import Lease, Leases
 from spine.delivery.partition import Partition
 from spine.delivery.states import States
 from spine.errors import LeaseLost, SpineError
-from spine.events import Event
+from spine.events import Event, Priority
 from spine.handling import Handling
 from spine.log.drafts import Drafts, Prepared, Write
 from spine.log.streams import LANES, SESSIONS
@@ -78,7 +78,7 @@ class Agency:
         self.intake = Intake(self)
         self.outcomes = Outcomes(self, self._go_on)
         self.held = HeldKeys(
-            self.server, spine.reader, agent.name, self.intake.admit_waiting, self.hand.is_running, self.spawn
+            self.server, spine.reader, agent.name, self.intake.admit_waiting, self.hand.is_busy_with, self.spawn
         )
         self.limits = Limits(self.server, agent, worker)
         self._leases = leases
@@ -182,8 +182,9 @@ class Agency:
         self.changed.set()
 
     def gave_back(self, number: int) -> None:
-        """A drained partition was released."""
+        """A drained partition was released; what was held last while it was drained is the next holder's business."""
         self.partitions.pop(number, None)
+        self.held.drop_partition(number)
         self.states.forget_partition(number)
 
     def is_ours(self, taken: Taken) -> bool:
@@ -341,7 +342,11 @@ class Agency:
         partition = self.partitions.get(taken.partition)
         if partition is None or self.rests or not self.is_ours(taken):
             return False
-        return partition.opened and not partition.draining
+        return partition.opened and not partition.draining and not self._has_to_wait(taken)
+
+    def _has_to_wait(self, taken: Taken) -> bool:
+        """Tell whether the key of an event came to be held after it was taken; only what is urgent passes a hold."""
+        return taken.source == "pending" and taken.lane != Priority.URGENT and taken.order_key in self.held
 
     def start(self, taken: Taken, spec: HandlerSpec, task: asyncio.Task[Any]) -> Running:
         """Note that a handler begins in `task`."""
@@ -360,15 +365,20 @@ class Agency:
         if taken.counted and self.is_ours(taken):
             self.outcomes.uncount(taken)
         partition = self.partitions.get(taken.partition)
-        stays = partition is not None and self.is_ours(taken) and not partition.draining and not self.stopping
-        # What stood in a waiting list comes again with it, once the partition is open.
-        if stays and partition is not None and (partition.opened or taken.source == "pending"):
+        if partition is None or not self.is_ours(taken) or partition.draining or self.stopping:
+            self.hand.finished(taken)
+            self.intake.left(taken)
+            self._look_for_drained()
+        elif not partition.opened:
+            self.hand.finished(taken)
+            self.intake.take_again(taken)
+        elif self._has_to_wait(taken):
+            self.hand.finished(taken)
+            self.intake.put_aside(taken, partition)
+            self.held.finished(taken.order_key)
+        else:
             self.hand.put_back(taken)
             self.look_for_work()
-            return
-        self.hand.finished(taken)
-        self.intake.left(taken)
-        self._look_for_drained()
 
     def put_off(self, taken: Taken, error: Exception) -> None:
         """An event could not even be tried, the server being away: it is tried again in a moment."""

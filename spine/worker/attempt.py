@@ -164,7 +164,10 @@ class Attempt:
         try:
             cell, folded = await agency.states.cell(self._event, overtakes=agency.overtakes(self.taken))
         except (ReducerFailed, ReplayGap) as error:
-            self._park(error)
+            if agency.may_begin(self.taken):
+                self._park(error)
+            else:
+                agency.interrupted(self.taken)
             return False
         self._folded = cell if folded else None
         self._state = cell.copier()
@@ -302,8 +305,12 @@ class Attempt:
         taken, agency = self.taken, self._agency
         logger.error("%s; the key is parked until a new version of %s", error, agency.name)
         hold = agency.outcomes.next_hold(taken)
-        hold.until_ms, hold.reason, hold.error = FOREVER, "reducer", str(error)
-        hold.version = agency.version
+        known = agency.held.get(taken.order_key)
+        if known is not None and known.hold.reason == "parked":  # no new version ends that
+            hold.reason, hold.by = "parked", known.hold.by
+        else:
+            hold.reason, hold.version = "reducer", agency.version
+        hold.until_ms, hold.error = FOREVER, str(error)
         agency.outcomes.hold(taken, hold, ())
 
     def _give_up(self, error: BaseException, attempts: int) -> None:

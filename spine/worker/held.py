@@ -32,7 +32,6 @@ class HeldKey(msgspec.Struct, eq=False):
         head_due_ms: server time at which the head of the waiting list runs, where that is an event that passed the hold
             and failed; 0 where it may be one: it is to be looked at. ``None`` where the hold says when.
         suspect: the head of its waiting list may have been at work when a worker died.
-        loaded: events of its waiting list that are in hand.
         loading: the list is being read.
         moving: events on their way to the list.
         moved: count of all that ever went there from here.
@@ -44,7 +43,6 @@ class HeldKey(msgspec.Struct, eq=False):
     partition: int
     head_due_ms: int | None = None
     suspect: bool = False
-    loaded: int = 0
     loading: bool = False
     moving: int = 0
     moved: int = 0
@@ -73,7 +71,7 @@ class HeldKeys:
         reader: to fetch events by reference.
         agent: name of the agent.
         admit: takes events of a waiting list into hand.
-        is_running: tells whether an event of a key is being handled.
+        is_busy: tells whether an event of a key is being handled, or events of its waiting list are in hand.
         spawn: starts a background task.
     """
 
@@ -83,14 +81,14 @@ class HeldKeys:
         reader: Reader,
         agent: str,
         admit: Callable[[list[Waiting], Partition, HeldKey, str], Awaitable[None]],
-        is_running: Callable[[str], bool],
+        is_busy: Callable[[str], bool],
         spawn: Callable[[Any, str], Any],
     ) -> None:
         self._server = server
         self._reader = reader
         self._agent = agent
         self._admit = admit
-        self._is_running = is_running
+        self._is_busy = is_busy
         self._spawn = spawn
         self._keys: dict[str, HeldKey] = {}
         self._writes: dict[int, HoldWrites] = {}
@@ -118,27 +116,29 @@ class HeldKeys:
         """Tell whether the head of a waiting list that was not loaded yet may have been at work when a worker died."""
         return any(held.suspect for held in self._keys.values() if held.partition == partition)
 
-    async def load(self, partition: Partition, version: str) -> None:
-        """Read the holds of a partition that is being opened; what is known here already is newer. See `opened`.
+    async def load(self, partition: Partition, version: str, is_quiet: Callable[[], bool]) -> bool:
+        """Read the holds of a partition that is being opened, in place of all that was known of it. See `opened`.
 
-        A key that was parked because a reducer raised is released for another `version` of the agent.
+        Returns false, and keeps nothing, unless `is_quiet` says that nothing was on its way to be committed meanwhile:
+        what was read may be older. A key that was parked because a reducer raised is released for another `version` of
+        the agent.
         """
         opening = partition.opening
         raw = await self._server.command("HGETALL", self._server.keys.holds(self._agent, partition.number))
         names = [name.decode() for name in raw[::2]]
         waiting = self.writes(partition.number).waiting
         heads = await self._server.commands(*(("LINDEX", waiting(key), 0) for key in names))
-        if partition.opening != opening:  # it was dropped meanwhile: what is kept now, nobody would drop
-            return
+        if partition.opening != opening or not is_quiet():
+            return False
+        self.drop_partition(partition.number)
         for key, encoded, head in zip(names, raw[1::2], heads, strict=True):
-            if key in self._keys:
-                continue
             hold = decode_hold(encoded)
             if hold.reason == "reducer" and hold.version != version:
                 hold.until_ms = 0
             due_ms = None if head is None else Listed.parse(head).due_ms
             held = self._keys[key] = HeldKey(hold, partition.number, due_ms)
             held.suspect = partition.suspects.cut_off and held.due_ms <= self._server.now_ms()
+        return True
 
     def opened(self, partition: Partition) -> None:
         """Work off the waiting lists of a partition from now on: before it was open, nothing of them could run."""
@@ -154,20 +154,20 @@ class HeldKeys:
             held = self._keys[key] = HeldKey(hold, partition)
         if held.timer is not None:
             held.timer.cancel()
-        held.hold, held.loaded, held.settling = hold, 0, True
+        held.hold, held.settling = hold, True
         self.look_at_head(key)
 
-    def passed(self, key: str, due_ms: int) -> None:
+    def passed(self, key: str, partition: int, due_ms: int) -> None:
         """An event that passed the hold of `key` failed: it heads the waiting list now, and runs at `due_ms`."""
-        held = self._keys.get(key)
-        if held is not None:  # else the partition is lost, or opened again soon
-            self.hold(key, held.partition, held.hold)
-            held.head_due_ms = due_ms
+        known = self._keys.get(key)
+        self.hold(key, partition, Hold() if known is None else known.hold)
+        self._keys[key].head_due_ms = due_ms
 
     def look_at_head(self, key: str) -> None:
         """The waiting list of `key` changes: what heads it then may be another event that passed the hold."""
-        held = self._keys[key]
-        held.head_due_ms = None if held.head_due_ms is None else 0
+        held = self._keys.get(key)
+        if held is not None and held.head_due_ms is not None:
+            held.head_due_ms = 0
 
     def stored(self, key: str) -> None:
         """The hold of `key` is on the server: its time runs."""
@@ -183,21 +183,24 @@ class HeldKeys:
             if held.partition == partition:
                 self._forget(key)
 
-    def finished(self, key: str, *, listed: bool) -> None:
+    def finished(self, key: str) -> None:
         """An event of `key` is done; go on with its waiting list when nothing of it is in hand any more."""
         held = self._keys.get(key)
         if held is not None:
-            if listed and held.loaded:
-                held.loaded -= 1
             self._release(key, held)
 
     def _release(self, key: str, held: HeldKey) -> None:
-        """Work off the waiting list of `key`, or end the hold when it is empty; not before its time."""
-        if self._keys.get(key) is not held or held.settling or held.loading or held.loaded:
+        """Work off the waiting list of `key`, or end the hold when it is empty; not before its time.
+
+        What keeps it from being worked off now calls again: the opening, the commit, the reading or the event's end.
+        """
+        if self._keys.get(key) is not held or held.partition not in self._partitions:
+            return
+        if held.settling or held.loading:
             return
         if held.due_ms > self._server.now_ms():
             self._arm(key, held)
-        elif not self._is_running(key):
+        elif not self._is_busy(key):
             held.loading = True
             self._spawn(self._work_off(key, held), f"spine-release-{self._agent}")
 

@@ -123,6 +123,11 @@ class Intake:
         if self._forget(taken) and self._left_meanwhile is not None and self._agency.is_ours(taken):
             self._left_meanwhile.add(taken.event.seq)
 
+    def take_again(self, taken: Taken) -> None:
+        """An event left the hand unhandled while its partition is being opened: it is taken as if it never had been."""
+        self._forget(taken)
+        self.recover(taken.partition)
+
     def _forget(self, taken: Taken) -> bool:
         """Take an event off the list of what is in hand, if it stands there under the lease it was taken under."""
         if self._mine.get(taken.event.seq) != taken.generation:
@@ -209,12 +214,30 @@ class Intake:
             return
         bounds = partition.bounds()
         for one in self.stash.within(partition.number, bounds):
-            if one.order_key in self._agency.held:
-                self._agency.outcomes.move_to_waiting(one)
-            else:
-                self._hand.add(one)
+            self._place(one)
         self._hand.set_bounds(partition.number, bounds)
         self._agency.look_for_work()
+
+    def put_aside(self, taken: Taken, partition: Partition) -> None:
+        """The key of an event in hand came to be held: it goes to the waiting list."""
+        self.stash.add(taken)
+        self._set_bounds(partition)
+
+    def _place(self, one: Taken) -> None:
+        """Bring what was stashed to hand, or to the waiting list of its key: behind what begins the hold."""
+        held = self._agency.held.get(one.order_key)
+        if held is None:
+            self._hand.add(one)
+        elif held.settling:
+            self.stash.add(one)
+        else:
+            self._agency.outcomes.move_to_waiting(one)
+
+    def hold_stored(self, number: int) -> None:
+        """A hold is stored: what waits for its key goes to the waiting list."""
+        partition = self._agency.partitions.get(number)
+        if partition is not None:
+            self._set_bounds(partition)
 
     # --- what is pending already ---
 
@@ -239,9 +262,9 @@ class Intake:
         opening, agency = partition.opening, self._agency
         self._left_meanwhile = set()
         try:
-            if not partition.opened:
-                await partition.suspects.load(agency.server, agency.name, partition.number)
-                await agency.held.load(partition, agency.version)
+            if not partition.opened and not await self._learn_holds(partition):
+                self.recover(partition.number)
+                return
             reads = await partition.recover(agency.name)
             taken = await self._decode_reads(reads, partition)
             for one in taken:
@@ -260,6 +283,18 @@ class Intake:
                 self._set_bounds(partition)
         finally:
             self._left_meanwhile = None
+
+    async def _learn_holds(self, partition: Partition) -> bool:
+        """Read what is held in a partition that is being opened; false when something was committed meanwhile.
+
+        What was at work already when the partition was to be opened again may end at any moment.
+        """
+        agency = self._agency
+        before = agency.outcomes.handed_over(partition.number)
+        await partition.suspects.load(agency.server, agency.name, partition.number)
+        return await agency.held.load(
+            partition, agency.version, lambda: agency.outcomes.handed_over(partition.number) == before
+        )
 
     # --- the topic list ---
 
@@ -420,14 +455,13 @@ class Intake:
             each.redriven = one.listed.redriven
             taken.append(each)
         await self._agency.prepare(taken)
-        if self._agency.held.get(key) is not held or partition.draining or held.loaded:
+        if self._agency.held.get(key) is not held or partition.draining:
             return
         if held.settling or held.hold is not hold:  # one that passed the hold failed meanwhile
             return
         if taken:
             partition.suspects.look_at(taken[0], cut_off=held.suspect)
             held.suspect = False
-        held.loaded = len(taken)
         for each in taken:
             self._hand.add(each)
         self._agency.look_for_work()

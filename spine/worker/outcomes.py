@@ -43,6 +43,7 @@ class Outcomes:
         self._committer.patience_s = PATIENCE_FOR_EVER_S
         self._committer.after_call = after_call
         self._in_flight: dict[int, int] = {}
+        self._handed_over: dict[int, int] = {}
         self.passing = [0 for _ in LANES]
 
     async def close(self) -> None:
@@ -52,6 +53,10 @@ class Outcomes:
     def in_flight(self, partition: int) -> int:
         """Return how many commits of a partition are on their way."""
         return self._in_flight.get(partition, 0)
+
+    def handed_over(self, partition: int) -> int:
+        """Return how many commits of a partition there ever were."""
+        return self._handed_over.get(partition, 0)
 
     async def write_now(self, taken: Taken, writes: tuple[Write, ...]) -> None:
         """Write at once, if the lease still holds."""
@@ -95,22 +100,14 @@ class Outcomes:
                 partition.suspects.acquit(taken)
         if parks:
             hold = self.next_hold(taken)
-            hold.until_ms, hold.reason = FOREVER, "parked"
+            hold.until_ms, hold.reason, hold.by = FOREVER, "parked", taken.event.seq
             extra.append(holds.set(taken.order_key, hold))
             self._begin_hold(taken, hold)
         elif taken.source == "waiting":
-            extra += self._leaving(taken, holds)
+            extra.append(holds.release(taken.order_key))
+            if taken.passing:
+                self._agency.held.look_at_head(taken.order_key)
         self._submit(taken, self._held(taken), (*writes, *extra), self._holding if parks else self._ended, events, done)
-
-    def _leaving(self, taken: Taken, holds: HoldWrites) -> list[Write]:
-        """Return what ends the hold when the event was the last that waited; a key that is parked stays so."""
-        if not taken.passing:
-            return [holds.release(taken.order_key)]
-        held = self._agency.held.get(taken.order_key)
-        if held is None:  # the partition is opened again soon: who knows whether the key is parked
-            return []
-        self._agency.held.look_at_head(taken.order_key)
-        return [] if held.hold.until_ms >= FOREVER else [holds.release(taken.order_key)]
 
     def hold_back(self, taken: Taken, due_ms: int, writes: tuple[Write, ...]) -> None:
         """An event that passed the hold of its key failed: it runs again at `due_ms`, and the hold stays as it is."""
@@ -118,8 +115,9 @@ class Outcomes:
         keep = [*self._holds(taken).pass_to_front(taken.order_key, listed)]
         if taken.counted:
             keep.append(self._deaths(taken, taken.deaths))
-        self._agency.held.passed(taken.order_key, due_ms)
-        self._withdraw(taken.order_key)
+        if self._agency.is_ours(taken):
+            self._agency.held.passed(taken.order_key, taken.partition, due_ms)
+            self._withdraw(taken.order_key)
         self._submit(taken, self._held(taken), (*writes, *keep), self._holding)
 
     def hold(self, taken: Taken, hold: Hold, writes: tuple[Write, ...]) -> None:
@@ -142,19 +140,15 @@ class Outcomes:
         return Hold() if known is None else Hold(attempts=dict(known.hold.attempts))
 
     def _begin_hold(self, taken: Taken, hold: Hold) -> None:
-        """Hold the key here, and move its events in hand to the waiting list, as far as none can come before them."""
-        self._agency.held.hold(taken.order_key, taken.partition, hold)
-        self._withdraw(taken.order_key)
+        """Hold the key here. Its events in hand leave it: they go to the waiting list when the hold is stored."""
+        if self._agency.is_ours(taken):
+            self._agency.held.hold(taken.order_key, taken.partition, hold)
+            self._withdraw(taken.order_key)
 
     def _withdraw(self, key: str) -> None:
-        hand, stash = self._agency.hand, self._agency.intake.stash
-        for one in hand.withdraw(key):
-            if one.source == "waiting":
-                continue
-            if hand.is_within_bounds(one):
-                self.move_to_waiting(one)
-            else:
-                stash.add(one)
+        for one in self._agency.hand.withdraw(key):
+            if one.source == "pending":
+                self._agency.intake.stash.add(one)
 
     # --- events that go on without being handled ---
 
@@ -188,7 +182,7 @@ class Outcomes:
         held = Held("waiting", holds.waiting(key), str(listed))
         self._bury(
             f"{listed.seq}-0", error, stream, partition, held, (holds.release(key),),
-            lambda: self._agency.held.finished(key, listed=False),
+            lambda: self._agency.held.finished(key),
         )  # fmt: skip
 
     def _bury(
@@ -235,7 +229,7 @@ class Outcomes:
                 then()
 
         self.passing[stream.lane] += 1
-        self._in_flight[partition.number] = self.in_flight(partition.number) + 1
+        self._count(partition.number)
         lease = partition.lease
         self._committer.submit(
             Unit(resolve=resolved, lease=lease.key, generation=lease.generation, held=held, done=done, writes=writes)
@@ -252,7 +246,7 @@ class Outcomes:
         events: Sequence[Prepared] = (),
         done: tuple[str, str] | None = None,
     ) -> None:
-        self._in_flight[taken.partition] = self.in_flight(taken.partition) + 1
+        self._count(taken.partition)
         self._committer.submit(
             Unit(
                 resolve=resolve,
@@ -266,16 +260,22 @@ class Outcomes:
             )
         )
 
+    def _count(self, partition: int) -> None:
+        self._in_flight[partition] = self.in_flight(partition) + 1
+        self._handed_over[partition] = self.handed_over(partition) + 1
+
     def _ended(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
         if self._settled(unit, error, again=True):
             taken: Taken = unit.tag
             self._agency.hand.finished(taken)
-            self._agency.held.finished(taken.order_key, listed=taken.source == "waiting")
+            self._agency.held.finished(taken.order_key)
 
     def _holding(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
         if self._settled(unit, error, again=True):
-            self._agency.hand.finished(unit.tag)
-            self._agency.held.stored(unit.tag.order_key)
+            taken: Taken = unit.tag
+            self._agency.hand.finished(taken)
+            self._agency.held.stored(taken.order_key)
+            self._agency.intake.hold_stored(taken.partition)
 
     def _moved(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
         held = self._agency.held.get(unit.tag.order_key)

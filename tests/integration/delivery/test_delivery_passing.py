@@ -104,9 +104,9 @@ async def test_nothing_begins_before_it_is_known_again_which_keys_are_held(
 
     load, loading = agency.held.load, asyncio.Event()
 
-    async def load_later(*args: Any) -> None:
+    async def load_later(*args: Any) -> bool:
         await loading.wait()
-        await load(*args)
+        return await load(*args)
 
     monkeypatch.setattr(agency.held, "load", load_later)
     agency.reload_holds(partition_of("k", 8))
