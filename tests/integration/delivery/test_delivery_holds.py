@@ -1,4 +1,4 @@
-"""What is known of held keys follows the server, whoever held their partition meanwhile and whatever was at work then."""
+"""What is known of held keys follows the server, whoever held their partition meanwhile and whatever was at work."""
 
 from __future__ import annotations
 
