@@ -103,7 +103,9 @@ class Handled:
         self.events: list[Prepared] = []
         self.writes: list[Write] = []
         self.if_given_up: list[Write] = []
-        self.replied = False
+        self._answered = False
+        self._goes_on = False
+        self._handed_over: int | None = None
         self.addressees: tuple[str, ...] = ()
         self._child: Context | None = None
         self._calls: dict[str, int] = {}
@@ -147,18 +149,56 @@ class Handled:
         return f"{name}/{count}"
 
     def give_away_reply(self) -> ReplyTo | None:
-        """Return where the answer goes, ``None`` when nobody waits; whoever takes it is the one who goes on.
+        """Return where the answer goes, for another agent that goes on with the work; ``None`` when nobody waits.
 
-        Raises `InvalidInput` the second time, where somebody waits or the work is part of a sequence.
+        Nobody does any more where this agent has answered. Raises `InvalidInput` when another one goes on already,
+        where somebody waits or the work is part of a sequence.
         """
+        self._check_open(self._goes_on)
+        self._goes_on = True
+        return None if self._answered else self.received.context.reply_to
+
+    def take_reply(self) -> ReplyTo | None:
+        """Return where this agent's own answer goes, ``None`` when nobody waits.
+
+        Work that it has handed over goes on, and nobody waits for it any more. Raises `InvalidInput` when it has
+        answered already, or another one is to.
+        """
+        self._check_open(self._answered or (self._goes_on and self._handed_over is None))
+        self._answered = True
+        if self._handed_over is not None:
+            self.events[self._handed_over] = self._unanswered(self.events[self._handed_over])
+        return self.received.context.reply_to
+
+    def hand_over(self, draft: Draft, context: Context) -> None:
+        """Collect `draft`, with which another agent goes on."""
+        self.collect(draft, context)
+        if context.reply_to is not None:
+            self._handed_over = len(self.events) - 1
+
+    def _check_open(self, taken: bool) -> None:
+        """Raise `InvalidInput` where somebody waits for work that is `taken`. A sequence goes one way: it has one taker."""
         context = self.received.context
-        if self.replied and (context.reply_to is not None or context.sequence is not None):
+        in_sequence = context.sequence is not None and (self._answered or self._goes_on)
+        if in_sequence or (taken and context.reply_to is not None):
             raise InvalidInput(
-                "the work is answered, done or handed over already: one agent goes on with it, once. Use "
+                "the work is answered, done or handed over already: one agent answers, and one goes on with it. Use "
                 "ctx.stream(...) for parts, ctx.publish(..., to=...) for what needs no answer."
             )
-        self.replied = True
-        return context.reply_to
+
+    def _unanswered(self, prepared: Prepared) -> Prepared:
+        """Return an event that was handed over without anybody who waits for it."""
+        envelope = prepared.envelope
+        return self._host.drafts.assemble(
+            envelope.type,
+            envelope.payload,
+            envelope.context.replace(reply_to=None, waiting=()),
+            key=envelope.key,
+            topic=prepared.topic,
+            source=envelope.source,
+            type_version=envelope.type_version,
+            event_id=envelope.id,
+        )
 
     async def check_addressees(self) -> None:
         """Raise `NoHandler` when what was handed over or asked concerns nobody."""

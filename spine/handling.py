@@ -133,8 +133,11 @@ class Handling(Asking):
         return decision
 
     def reply(self, payload: Payload | None = None) -> Done:
-        """Answer the request with the commit; does nothing when the event is no request."""
-        if self.give_away_reply() is None:
+        """Answer the request with the commit; does nothing when the event is no request. May be awaited.
+
+        Who hands work over and replies has answered: the other one goes on, and nobody waits for it.
+        """
+        if self.take_reply() is None:
             return DONE
         event_type = f"{self._taken.event.type}.reply"
         prepared, write = answer(

@@ -185,5 +185,5 @@ def _pass_on(
     context = handling.child_context.replace(
         handoffs=hops, sequence=rest, reply_to=handling.give_away_reply(), waiting=event.context.waiting
     )
-    handling.collect(Draft(event_type, payload, event.key, None, None, agent), context)
+    handling.hand_over(Draft(event_type, payload, event.key, None, None, agent), context)
     handling.addressees += (f"@{agent}",)

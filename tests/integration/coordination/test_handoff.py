@@ -199,15 +199,35 @@ class Both(Agent):
 
     @on("case.opened", retry=Retry(attempts=1))
     async def open(self, event: Event[Any], ctx: Handling) -> None:
-        await ctx.handoff("back", {}, type="case.taken")
-        await ctx.reply({})
+        for what in event.payload["does"]:
+            if what == "reply":
+                await ctx.reply({"by": "both"})
+            else:
+                await ctx.handoff("back", {}, type="case.taken")
 
 
-async def test_one_agent_answers(spine: Spine, serve: Serve) -> None:
+@pytest.mark.parametrize("does", [["reply", "handoff"], ["handoff", "reply"]])
+async def test_who_hands_work_over_and_replies_has_answered(spine: Spine, serve: Serve, does: list[str]) -> None:
+    await serve(Both, Back)
+    reply = await spine.request("case.opened", {"does": does}, timeout=10)
+    assert (reply.payload, reply.source) == ({"by": "both"}, "both")
+    (taken,) = await events_of(spine, "case.taken")
+    assert taken.context.reply_to is None
+    assert [hop.to for hop in taken.context.handoffs] == ["back"]
+    await wait_until(lambda: is_handled(spine))
+    assert [event.source async for event in spine.replay(types="*.reply")] == ["both"]
+
+
+@pytest.mark.parametrize("does", [["reply", "reply"], ["handoff", "handoff"], ["handoff", "reply", "handoff"]])
+async def test_one_agent_answers_and_one_goes_on(spine: Spine, serve: Serve, does: list[str]) -> None:
     await serve(Both, Back)
     with pytest.raises(RequestFailed, match="answered, done or handed over already"):
-        await spine.request("case.opened", {"case": 1}, timeout=10)
+        await spine.request("case.opened", {"does": does}, timeout=10)
     assert await events_of(spine, "case.taken") == []
+
+
+async def is_handled(spine: Spine) -> bool:
+    return not sum(lag.total for lag in await spine.lag())
 
 
 async def test_a_long_chain_keeps_its_context_small(spine: Spine, serve: Serve) -> None:
