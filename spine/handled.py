@@ -177,7 +177,7 @@ class Handled:
             self._handed_over = len(self.events) - 1
 
     def _check_open(self, taken: bool) -> None:
-        """Raise `InvalidInput` where somebody waits for work that is `taken`. A sequence goes one way: it has one taker."""
+        """Raise `InvalidInput` where somebody waits for work that is `taken`; in a sequence it has one taker anyway."""
         context = self.received.context
         in_sequence = context.sequence is not None and (self._answered or self._goes_on)
         if in_sequence or (taken and context.reply_to is not None):

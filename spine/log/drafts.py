@@ -237,7 +237,9 @@ def as_priority(priority: int) -> Priority:
     try:
         return Priority(priority)
     except ValueError:
-        raise InvalidInput(f"{priority!r} is not a priority: use Priority.URGENT, NORMAL or BACKGROUND.") from None
+        raise InvalidInput(
+            f"{priority!r} is not a priority: use Priority.URGENT, NORMAL or BACKGROUND. Nothing was stored."
+        ) from None
 
 
 _EMPTY = Context()
