@@ -141,6 +141,10 @@ class Hand:
                 if self._is_head(offered[2]):
                     heappush(self._ready[lane], offered)
 
+    def bounds(self, partition: int) -> list[int] | None:
+        """Return the bounds of a partition as they were set; ``None`` when they are not known."""
+        return self._bounds.get(partition)
+
     def next_ready(self, now: float) -> Taken | None:
         """Return the next event to run, ``None`` when none may; its key is running until `finished`."""
         lanes = [lane for lane, ready in enumerate(self._ready) if ready and self._head_of(ready) is not None]

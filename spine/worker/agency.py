@@ -374,7 +374,8 @@ class Agency:
             self.intake.take_again(taken)
         elif self._has_to_wait(taken):
             self.hand.finished(taken)
-            self.intake.put_aside(taken, partition)
+            self.intake.stash.add(taken)
+            self.intake.place_stashed(taken.partition)
             self.held.finished(taken.order_key)
         else:
             self.hand.put_back(taken)

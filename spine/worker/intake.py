@@ -213,31 +213,30 @@ class Intake:
         if partition.unknown or not self._may_take(partition):
             return
         bounds = partition.bounds()
-        for one in self.stash.within(partition.number, bounds):
-            self._place(one)
+        self._place_stashed(partition.number, bounds)
         self._hand.set_bounds(partition.number, bounds)
         self._agency.look_for_work()
 
-    def put_aside(self, taken: Taken, partition: Partition) -> None:
-        """The key of an event in hand came to be held: it goes to the waiting list."""
-        self.stash.add(taken)
-        self._set_bounds(partition)
+    def place_stashed(self, number: int) -> None:
+        """A hold is stored, or an event was stashed: what the hand's bounds allow goes where it belongs.
 
-    def _place(self, one: Taken) -> None:
+        The hand's, as what was read since may be on its way to hand.
+        """
+        bounds = self._hand.bounds(number)
+        if bounds is not None:
+            self._place_stashed(number, bounds)
+            self._agency.look_for_work()
+
+    def _place_stashed(self, number: int, bounds: list[int]) -> None:
         """Bring what was stashed to hand, or to the waiting list of its key: behind what begins the hold."""
-        held = self._agency.held.get(one.order_key)
-        if held is None:
-            self._hand.add(one)
-        elif held.settling:
-            self.stash.add(one)
-        else:
-            self._agency.outcomes.move_to_waiting(one)
-
-    def hold_stored(self, number: int) -> None:
-        """A hold is stored: what waits for its key goes to the waiting list."""
-        partition = self._agency.partitions.get(number)
-        if partition is not None:
-            self._set_bounds(partition)
+        for one in self.stash.within(number, bounds):
+            held = self._agency.held.get(one.order_key)
+            if held is None:
+                self._hand.add(one)
+            elif held.settling:
+                self.stash.add(one)
+            else:
+                self._agency.outcomes.move_to_waiting(one)
 
     # --- what is pending already ---
 

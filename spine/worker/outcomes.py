@@ -275,7 +275,7 @@ class Outcomes:
             taken: Taken = unit.tag
             self._agency.hand.finished(taken)
             self._agency.held.stored(taken.order_key)
-            self._agency.intake.hold_stored(taken.partition)
+            self._agency.intake.place_stashed(taken.partition)
 
     def _moved(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
         held = self._agency.held.get(unit.tag.order_key)
