@@ -129,12 +129,9 @@ async def _act(
     url: str | None,
     namespace: str | None,
 ) -> None:
-    done: list[DeadLetter] = []
     async with opened(url, namespace) as spine:
         act = spine.dead_letters if dry_run else getattr(spine, what)
-        for seq in sorted(set(seqs), reverse=True) if seqs else (None,):
-            done += await act(agent, **{**wanted, "seq": seq})
-    done.sort(key=lambda letter: letter.seq)
+        done: list[DeadLetter] = await act(agent, **wanted, seq=seqs or None)
     _write(done, output)
     verb = {"redrive": "redriven", "discard": "discarded"}[what]
     say(f"{len(done):,} {'would be ' if dry_run else ''}{verb}")

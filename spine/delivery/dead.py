@@ -24,7 +24,7 @@ Place = tuple[str, int, str]
 class Wanted(TypedDict, total=False):
     """The fields of `DeadFilter`, as keywords."""
 
-    seq: int | None
+    seq: int | Iterable[int] | None
     types: str | Iterable[str]
     key: str | None
     correlation: str | None
@@ -38,7 +38,7 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         agent: of this agent.
-        seq: of this event.
+        seq: of this event, or of one of these.
         types: of events of these types or patterns.
         key: of events of this key.
         correlation: of events of this correlation.
@@ -48,7 +48,7 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     agent: str | None = None
-    seq: int | None = None
+    seq: tuple[int, ...] | None = None
     types: tuple[str, ...] = ()
     key: str | None = None
     correlation: str | None = None
@@ -59,10 +59,10 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, agent: str | None, wanted: Wanted) -> DeadFilter:
         """Return the filter that keywords describe. Raises `InvalidInput`."""
-        types = wanted.get("types", ())
+        types, seq = wanted.get("types", ()), wanted.get("seq")
         return cls(
             agent=None if agent is None else check_agent_name(agent),
-            seq=wanted.get("seq"),
+            seq=None if seq is None else (seq,) if isinstance(seq, int) else tuple(sorted(set(seq))),
             types=tuple(check_pattern(pattern) for pattern in ((types,) if isinstance(types, str) else types)),
             key=wanted.get("key"),
             correlation=wanted.get("correlation"),
@@ -79,7 +79,7 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
 
         def test(letter: DeadLetter) -> bool:
             return (
-                (self.seq is None or letter.seq == self.seq)
+                (self.seq is None or letter.seq in self.seq)
                 and (not self.types or matches(letter.type))
                 and (self.key is None or letter.key == self.key)
                 and (self.correlation is None or letter.correlation == self.correlation)
@@ -103,10 +103,10 @@ class DeadLetters:
         accepts = wanted.accepts()
         found: list[DeadLetter] = []
         for agent in await self._agents(wanted.agent):
-            if wanted.seq is not None:
-                found += filter(accepts, await self._of_seq(agent, wanted.seq))
-            else:
+            if wanted.seq is None:
                 found += filter(accepts, await self._all(agent))
+            for seq in wanted.seq or ():
+                found += filter(accepts, await self._of_seq(agent, seq))
         return sorted(found, key=lambda letter: (letter.seq, letter.agent, letter.field))
 
     async def redrive(self, letters: Iterable[DeadLetter]) -> list[DeadLetter]:

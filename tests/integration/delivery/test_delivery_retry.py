@@ -500,6 +500,30 @@ async def test_a_redrive_does_not_wait_for_what_runs(spine: Spine, serve: Any) -
     await wait_until(lambda: Long.count == 2)
 
 
+async def test_events_that_are_named_are_redriven_together_in_order(spine: Spine, serve: Any) -> None:
+    class Mended(Recorder):
+        mended: ClassVar[bool] = False
+        tried: ClassVar[list[int]] = []
+
+        @on("a.b", retry=Retry(attempts=1))
+        async def handle(self, event: Event[Any]) -> None:
+            if not self.mended:
+                raise ValueError("not yet")
+            self.tried.append(event.seq)
+            self.note(event)
+
+    await serve(Mended)
+    seqs = [(await spine.publish("a.b", {}, key="k")).seq for _ in range(20)]
+    await wait_until(lambda: _letters(spine, 20))
+    Mended.mended = True
+    assert await spine.redrive(seq=[]) == []
+    came = await spine.redrive(seq=[*reversed(seqs[5:]), seqs[5]])
+    assert [letter.seq for letter in came] == seqs[5:]
+    await wait_until(lambda: Mended.count == 15)
+    assert Mended.tried == seqs[5:]  # none was begun before an earlier one was on its way
+    assert [letter.seq for letter in await spine.dead_letters()] == seqs[:5]
+
+
 async def test_a_redriven_event_is_not_lost_while_its_partition_is_still_being_opened(
     spine: Spine, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
