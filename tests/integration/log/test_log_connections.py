@@ -16,6 +16,7 @@ from spine import Misconfigured, NamespaceMismatch, ServerRefused, ServerUnreach
 from spine.connection import redacted
 from spine.link import error_reply
 from spine.testing.servers import RedisServer
+from spine.testing.waiting import wait_until
 
 
 async def round_trip(spine: Spine) -> None:
@@ -180,7 +181,7 @@ async def test_a_client_holds_a_handful_of_connections_and_closes_them_all(tmp_p
         assert len(raw.client_list()) - 1 <= 3
         await tail.aclose()
         await spine.close()
-        assert len(raw.client_list()) == 1
+        await wait_until(lambda: len(raw.client_list()) == 1)
 
 
 async def test_connections_killed_on_the_server_come_back(connect: Any, raw: redis.asyncio.Redis) -> None:
