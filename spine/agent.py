@@ -90,7 +90,7 @@ class Agent(Reducing[StateT]):
             agent first registers; its state covers the whole log anyway.
         ordering: ``key`` keeps the events of a key in order; ``none`` gives plain competing consumers.
         concurrency: handlers running at once over all its workers; ``None`` for no limit.
-        rate: handlers started over all its workers, like ``100/min``; ``None`` for no limit.
+        rate: handlers started over all its workers, like ``100/min``: no more in any minute. ``None`` for no limit.
         prefetch: events that one worker holds at the most.
         ageing_s: after so long in hand, work of a less urgent lane has one of every four starts, however much more
             urgent work there is; 0 for at once.

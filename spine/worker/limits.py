@@ -26,7 +26,11 @@ LOOK_EVERY_S = 0.2
 
 
 def parse_rate(rate: str) -> tuple[float, int]:
-    """Return (ms between two starts, starts at once) of a rate like ``100/min``."""
+    """Return (ms between two starts, starts at once) of a rate like ``100/min``.
+
+    In no stretch of the unit's length begin more than the rate says: who counts quotas counts so. What may start at
+    once is therefore taken off what follows; it is a fiftieth at most.
+    """
     count, _, unit = rate.partition("/")
     try:
         number = int(count)
@@ -35,7 +39,8 @@ def parse_rate(rate: str) -> tuple[float, int]:
         raise InvalidInput(f"rate {rate!r} is not of the form 100/min (s, min or h)") from None
     if number < 1:
         raise InvalidInput(f"rate {rate!r} must allow at least one")
-    return seconds * 1000 / number, max(1, min(number, round(number / seconds)))
+    burst = max(1, min(number // 50, round(number / seconds)))
+    return seconds * 1000 / (number - burst + 1), burst
 
 
 class Turn(msgspec.Struct, eq=False):

@@ -115,9 +115,9 @@ async def test_a_rate_counts_over_all_workers(spine: Spine, serve: Any) -> None:
     await publish(spine, 120, keys=120)
     await wait_until(lambda: Rated.count == 120, timeout=20)
     took = time.monotonic() - began
-    assert 1.3 < took < 5.0  # 50 at once, the other 70 at 50 a second
-    for i in range(len(Rated.starts) - 60):
-        assert Rated.starts[i + 60] - Rated.starts[i] > 0.1
+    assert 2.3 < took < 6.0
+    for i in range(len(Rated.starts) - 60):  # some more than 50: a start takes a moment to be noted here
+        assert Rated.starts[i + 60] - Rated.starts[i] > 1.0
 
 
 async def test_a_handler_that_waits_for_its_turn_ends_with_its_worker(spine: Spine, serve: Any) -> None:
