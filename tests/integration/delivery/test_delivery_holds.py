@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from recording import Recorder
 from tenacity import wait_fixed
 
-from spine import Agent, Event, Handling, Priority, Retry, Spine, on, reduces
+from spine import Agent, Draft, Event, Handling, Priority, Retry, Spine, on, reduces
 from spine.delivery.dead import DeadLetters
 from spine.delivery.holds import Hold, decode_hold
 from spine.keys import partition_of
@@ -134,6 +134,60 @@ async def test_what_is_interrupted_while_its_partition_is_opened_is_taken_again(
     await wait_until(lambda: not agency.hand.is_running("k"))
     go_on.set()
     await wait_until(lambda: Limited.seen["k"] == [event.seq for event in published])
+
+
+async def test_a_hold_lets_nothing_run_that_what_was_just_read_comes_before(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis
+) -> None:
+    """A stream was read to its end, and the first event of the key is on its way to hand."""
+
+    class Two(Recorder):
+        began: ClassVar[asyncio.Event] = asyncio.Event()
+        fails: ClassVar[asyncio.Event] = asyncio.Event()
+
+        @on("a.fails", retry=Retry(attempts=2, wait=wait_fixed(10)))
+        async def fail(self, event: Event[Any]) -> None:
+            self.began.set()
+            await self.fails.wait()
+            raise ValueError("as told")
+
+        @on("a.one", "a.two")
+        async def handle(self, event: Event[Any]) -> None:
+            self.note(event)
+
+    agency = (await serve(Two))._agencies["recorder"]
+    partition = agency.partitions[partition_of("k", 8)]
+    other = next(f"o{n}" for n in range(1000) if partition_of(f"o{n}", 8) == partition.number)
+    for topic in ("a.one", "a.two"):
+        await spine.publish(topic, {}, key=other)
+    await spine.publish("a.fails", {}, key=other)
+    await Two.began.wait()
+    worth_reading, prepare = partition._worth_reading, agency.prepare
+    on_its_way, go_on = asyncio.Event(), asyncio.Event()
+    seen: list[int] = []
+
+    def second_stream_first() -> list[int]:
+        numbers = worth_reading()
+        two = [number for number in numbers if partition._subscribed[number].topic == "a.two"]
+        return two or numbers
+
+    async def prepare_later(taken: list[Any]) -> None:
+        await prepare(taken)
+        seen.extend(one.event.seq for one in taken)
+        if any(one.event.topic == "a.one" for one in taken):
+            on_its_way.set()
+            await go_on.wait()
+
+    partition._worth_reading, agency.prepare = second_stream_first, prepare_later  # type: ignore[method-assign]
+    first, second = await spine.publish_many([Draft("a.one", {}, key="k"), Draft("a.two", {}, key="k")])
+    await on_its_way.wait()
+    assert seen == [second.seq, first.seq]
+    Two.fails.set()
+    await wait_until(lambda: raw.hexists(spine.server.keys.holds("recorder", partition.number), other))
+    await wait_until(lambda: not agency.hand.is_running(other))
+    go_on.set()
+    await wait_until(lambda: len(Two.seen["k"]) == 2)
+    assert Two.seen["k"] == [first.seq, second.seq]
 
 
 async def test_an_urgent_event_that_fails_while_the_holds_are_read_is_tried_again(
