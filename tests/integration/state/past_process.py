@@ -1,9 +1,15 @@
-"""A process that does one thing with the past of a namespace, to be killed on the way: URL, namespace, what to do."""
+"""A process that does one thing with the past of a namespace, to be killed on the way: URL, namespace, what to do.
+
+``$DIE_AT=137`` kills it when its 137th call to the server is back; without, it writes how many there were.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +45,38 @@ class Counts(Projection[Count]):
         return Count(count=state.count + 1)
 
 
+class Calls:
+    """Counts the calls to the server, and dies after one of them."""
+
+    def __init__(self, die_at: int) -> None:
+        self._die_at = die_at
+        self.count = 0
+
+    def watch(self, spine: Spine) -> None:
+        for name in ("command", "commands", "run"):
+            setattr(spine.server, name, self._counted(getattr(spine.server, name)))
+
+    def _counted(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def counted(*args: Any, **options: Any) -> Any:
+            result = await call(*args, **options)
+            self.count += 1
+            if self.count == self._die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return counted
+
+
 async def main(url: str, namespace: str, what: str, *args: str) -> None:
+    calls = Calls(int(os.environ.get("DIE_AT", "0")))
     if what == "import":
         async with Import(url, namespace=namespace) as target:
+            calls.watch(target)
             await target.load(Path(args[0]).read_bytes().splitlines())  # noqa: ASYNC240 - nothing else runs here
+        print(calls.count)
         return
     async with Spine(url, namespace=namespace) as spine:
+        calls.watch(spine)
         match what:
             case "trim":
                 await spine.trim(until=int(args[0]), kinds=[Ledger])
@@ -59,6 +91,7 @@ async def main(url: str, namespace: str, what: str, *args: str) -> None:
             case "serve":
                 async with Worker(spine, Often):
                     await asyncio.Event().wait()
+    print(calls.count)
 
 
 if __name__ == "__main__":
