@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from spine import Spine
+from spine import Spine, SpineError
 
 TEAM = {
     "inquiry": "agents.inquiry:Inquiry",
@@ -66,23 +66,23 @@ class Workers:
         team: Mapping[str, str] = TEAM,
     ) -> None:
         self._team = team
-        self._targets = {", ".join(agents): [team[agent] for agent in agents] for agents in PROCESSES}
+        self._agents = {", ".join(agents): agents for agents in PROCESSES}
         self._per_agent = per_agent
         self._environment = {**os.environ, **environment}
         self._report = report
         self._running: dict[str, _Running] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._failed: WorkerFailed | None = None
-        self._working = False  # from when all are ready, one that ends is started again
+        self._working_on: Spine | None = None  # from when all are ready, one that ends is started again
 
     async def __aenter__(self) -> Self:
         try:
-            for name in self._targets:
+            for name in self._agents:
                 await self._start(name)
         except BaseException:
             await self._stop()
             raise
-        self._keepers = [asyncio.create_task(self._keep(name), name=f"keep {name}") for name in self._targets]
+        self._keepers = [asyncio.create_task(self._keep(name), name=f"keep {name}") for name in self._agents]
         return self
 
     async def __aexit__(
@@ -105,7 +105,7 @@ class Workers:
                     await self._alive(spine, agent)
         except TimeoutError:
             raise WorkerFailed(f"the workers were not ready within {READY_SECONDS:.0f} s") from None
-        self._working = True
+        self._working_on = spine
 
     async def _alive(self, spine: Spine, agent: str) -> None:
         while len(await spine.workers(agent)) < self._per_agent:
@@ -115,7 +115,7 @@ class Workers:
 
     async def _start(self, name: str) -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "spine", "run", *self._targets[name]),
+            *(sys.executable, "-m", "spine", "run", *(self._team[agent] for agent in self._agents[name])),
             *("--workers", str(self._per_agent), "--app-dir", str(APP_DIR)),
             env=self._environment,
             stdin=asyncio.subprocess.DEVNULL,
@@ -132,12 +132,21 @@ class Workers:
             async for line in running.process.stderr:
                 running.said.append(line.decode(errors="replace").rstrip())
             code = await running.process.wait()
-            if not self._working:
+            if self._working_on is None:
                 self._failed = WorkerFailed(f"{name} ended with {code} at its start:\n" + "\n".join(running.said))
                 return
             self._report(f"{name} ended with {code}; another one takes its place")
             await asyncio.sleep(RESTART_SECONDS)
+            with contextlib.suppress(SpineError):  # then it is free when its leases end
+                await self._free(self._working_on, name, running.process.pid)
             await self._start(name)
+
+    async def _free(self, spine: Spine, name: str, pid: int) -> None:
+        """Let others have at once what a dead worker held."""
+        for agent in self._agents[name]:
+            for worker in await spine.workers(agent):
+                if worker.pid == pid:
+                    await spine.expire_worker(worker.worker)
 
     async def _stop(self) -> None:
         """Let all finish what they have in hand; what takes too long, or a second Ctrl-C meanwhile, kills them."""
