@@ -74,7 +74,7 @@ class Stakes:
         self._kinds = kinds
 
     async def folding(self) -> list[Folding]:
-        """Return what keeps states: of each agent the newest version and those at work, and projections."""
+        """Return what keeps states: of each agent and projection the newest version and those at work."""
         found = []
         for name, declared in (await self._declared(self._server.keys.agents)).items():
             if declared.get("reduces"):
@@ -82,15 +82,23 @@ class Stakes:
                 versions = {*known.versions[-1:], *(info.version for info in known.workers.values())}
                 found += [self._folding(name, version, declared) for version in sorted(versions)]
         for name, declared in (await self._declared(self._server.keys.own(PROJECTIONS))).items():
-            position = await self._server.command("HGET", self._server.keys.own("position", name), declared["version"])
-            found.append(
-                msgspec.structs.replace(
-                    self._folding(name, declared["version"], declared),
-                    position=int(position or 0),
-                    is_global=declared["scope"] == "global",
-                )
-            )
+            is_global = declared["scope"] == "global"
+            for version, position in (await self._positions(name, declared["version"])).items():
+                folding = self._folding(name, version, declared)
+                found.append(msgspec.structs.replace(folding, position=position, is_global=is_global))
         return found
+
+    async def _positions(self, name: str, newest: str) -> dict[str, int]:
+        """Return how far versions of a projection are stored: the one that began last, and those that are served."""
+        keys = self._server.keys
+        raw = await self._server.command("HGETALL", keys.own("position", name))
+        stored = {raw[i].decode(): int(raw[i + 1]) for i in range(0, len(raw), 2)}
+        others = [version for version in stored if version != newest]
+        until = await self._server.commands(
+            *(("HGET", keys.lease(f"{name}:{version}", 0), "until") for version in others)
+        )
+        served = [version for version, at in zip(others, until, strict=True) if int(at or 0) > self._server.now_ms()]
+        return {version: stored.get(version, 0) for version in (newest, *served)}
 
     def _folding(self, name: str, version: str, declared: Mapping[str, Any]) -> Folding:
         kind = self._kinds.get(name)

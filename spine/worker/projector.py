@@ -172,9 +172,8 @@ class Projector:
             self._fail(name, event.seq, error)
 
     def _fail(self, name: str, seq: int, error: StateError) -> None:
-        """Leave a state as it is stored: the event `seq` cannot be in it."""
-        unstored = self._dirty.pop(name, None)
-        self._failed[name] = seq if unstored is None else unstored.since
+        """Leave a state as it is before the event `seq`, which cannot be in it."""
+        self._failed[name] = seq
         what = "it" if name == WHOLE else f"its key {name!r}"
         logger.error("%s; %s waits for a new version of %s", error, what, self._kind.name)
 
@@ -232,6 +231,7 @@ class Projector:
             try:
                 found[name] = unstored.cell.encode()
             except StateError as error:
+                del self._dirty[name]
                 self._fail(name, unstored.since, error)
         return found
 

@@ -240,6 +240,32 @@ async def test_a_state_that_cannot_be_stored_stays_behind_alone(
     await worker.stop()
 
 
+async def test_what_another_version_that_is_served_has_not_stored_is_not_trimmed(
+    spine: Spine, serve: Serve, raw: redis.asyncio.Redis
+) -> None:
+    class Newer(Books):
+        version = "2"
+
+        @reduces("money.in")
+        def move(self, state: Book, event: Event[dict[str, Any]]) -> Book:
+            if event.seq == 31:
+                raise ValueError("as far as this one comes")
+            return Book(seqs=[*state.seqs, event.seq])
+
+    last = await grow(spine, 50)
+    newer = await serve(Newer)
+    await serve(Books)  # of the old version, and it began last
+
+    async def stored() -> bool:
+        return [await position(raw, spine, "books", version) for version in ("1", "2")] == [last, 30]
+
+    await wait_until(stored)
+    report = await spine.trim(until=40, dry_run=True)
+    assert {(one.agent, one.seq) for one in report.blockers} == {("books", 31)}
+    await newer.stop()
+    assert (await spine.trim(until=40, dry_run=True)).blockers == []
+
+
 async def test_other_events_do_not_hold_up_a_trim(spine: Spine, serve: Serve, raw: redis.asyncio.Redis) -> None:
     await serve(Balances)
     await until_position(raw, spine, "balances", await grow(spine, 5))
