@@ -444,9 +444,12 @@ class Spine(Past):
     async def cancel(self, correlation: str) -> int:
         """Cancel a correlation: what is not yet handled is recorded as cancelled, running handlers are cancelled.
 
-        Concerns the events stored so far; returns the seq of the last.
+        Concerns the events stored so far, and those scheduled so far, which will not come; returns the seq of the last.
         """
-        return await self.overview.cancel(correlation)
+        await self.timers.cancel_correlation(correlation)  # what is quicker to become due is stored by then
+        head = await self.overview.cancel(correlation)
+        await self.timers.cancel_correlation(correlation)  # what a handler scheduled until it was cancelled
+        return head
 
     async def remove_agent(self, agent: str, *, force: bool = False) -> int:
         """Forget an agent that has no living worker, with its groups, states and dead letters; return keys deleted."""

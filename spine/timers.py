@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ logger = logging.getLogger("spine")
 LOOK_EVERY_S = 1.0
 TRY_AGAIN_S = 1.0
 DUE_AT_ONCE = 256
+PAGE = 500
 
 
 class Scheduled:
@@ -44,6 +45,11 @@ class Scheduled:
 
     def __repr__(self) -> str:
         return f"Scheduled(id={self.id!r}, due={self.due.isoformat()})"
+
+    def __await__(self) -> Generator[None, None, Scheduled]:
+        """``await ctx.schedule(…)`` in a handler, as ``await spine.schedule(…)`` elsewhere: it is done already."""
+        return self
+        yield
 
     async def cancel(self) -> bool:
         """Take it out of the timetable; return whether it was still there."""
@@ -162,6 +168,19 @@ class Timers:
         except NoLongerPending:
             return False
         return True
+
+    async def cancel_correlation(self, correlation: str) -> None:
+        """Take the events of a correlation out of the timetable."""
+        cursor = "0"
+        while True:
+            raw_cursor, page = await self._server.command("HSCAN", self._server.keys.scheduled, cursor, "COUNT", PAGE)
+            for name, raw in zip(page[::2], page[1::2], strict=True):
+                found = read_scheduled(raw)
+                if found is not None and found[0].context.correlation == correlation:
+                    await self.cancel(name.decode())
+            cursor = raw_cursor.decode()
+            if cursor == "0":
+                return
 
     def _look(self) -> None:
         self._changed.set()

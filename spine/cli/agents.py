@@ -110,7 +110,7 @@ def cancel(
     url: Url = None,
     namespace: Namespace = None,
 ) -> None:
-    """Cancel a correlation: what is not yet handled never will be, running handlers are cancelled."""
+    """Cancel a correlation: what is not yet handled or due never will be, running handlers are cancelled."""
 
     async def run() -> None:
         async with opened(url, namespace) as spine:

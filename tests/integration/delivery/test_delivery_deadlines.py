@@ -10,7 +10,7 @@ import redis.asyncio
 from recording import Recorder, outcomes
 from tenacity import wait_fixed
 
-from spine import Context, Draft, Event, Retry, Spine, on
+from spine import Context, Draft, Event, Handling, Retry, Spine, on
 from spine.testing.waiting import wait_until
 
 
@@ -121,6 +121,33 @@ async def test_cancelling_a_correlation_ends_what_runs_and_what_waits(
     found = await recorded(spine, raw)
     assert {found[event.seq] for event in events} == {"cancelled"}
     assert found[other.seq] == found[later.seq] == "done"
+
+
+async def test_what_is_scheduled_is_cancelled_with_its_correlation(spine: Spine, serve: Any) -> None:
+    class Reminding(Ended):
+        @on("a.next")
+        async def next(self, event: Event[Any], ctx: Handling) -> None:
+            self.note(event)
+            if event.payload.get("remind"):
+                scheduled = await ctx.schedule("a.next", {}, delay=0.5)
+                assert scheduled.due > event.ts
+
+    await serve(Reminding)
+    context = Context(correlation="c-1")
+    first = await spine.publish("a.next", {"remind": True}, key="k", context=context)
+    await spine.schedule("a.next", {}, key="k", delay=0.5, context=context)
+    other = await spine.schedule("a.next", {}, key="k", delay=0.5, context=Context(correlation="c-2"))
+    await wait_until(lambda: Reminding.count == 1)
+    await wait_until(lambda: _scheduled(spine, 3))
+    await spine.cancel("c-1")
+    assert await _scheduled(spine, 1)
+    await wait_until(lambda: Reminding.count == 2)
+    (came,) = [event async for event in spine.replay(after=first.seq, types="a.next")]
+    assert came.id == other.id
+
+
+async def _scheduled(spine: Spine, count: int) -> bool:
+    return await spine.server.command("HLEN", spine.server.keys.scheduled) == count
 
 
 async def test_a_worker_that_starts_later_knows_what_was_cancelled(
