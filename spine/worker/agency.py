@@ -368,6 +368,7 @@ class Agency:
         if partition is None or not self.is_ours(taken) or partition.draining or self.stopping:
             self.hand.finished(taken)
             self.intake.left(taken)
+            self.intake.go_on()  # its partition may have come back, and waits for what still runs of before
             self._look_for_drained()
         elif not partition.opened:
             self.hand.finished(taken)

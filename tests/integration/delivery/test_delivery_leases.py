@@ -202,6 +202,38 @@ async def test_a_stale_generation_can_neither_take_nor_commit(
     await die(stale)
 
 
+async def test_a_partition_that_comes_back_waits_no_longer_than_for_what_still_runs_of_before(
+    spine: Spine, serve: Any
+) -> None:
+    class Stubborn(Recorder):
+        began: ClassVar[asyncio.Event] = asyncio.Event()
+        ends: ClassVar[asyncio.Event] = asyncio.Event()
+
+        @on("a.b")
+        async def handle(self, event: Event[Any]) -> None:
+            if self.began.is_set():
+                self.note(event)
+                return
+            self.began.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await self.ends.wait()
+                raise
+
+    agency = (await serve(Stubborn))._agencies["recorder"]
+    number = partition_of("k", 8)
+    event = await spine.publish("a.b", {}, key="k")
+    await Stubborn.began.wait()
+    lost = agency.partitions[number]
+    agency.lose(lost.lease)
+    await wait_until(lambda: agency.partitions.get(number, lost) is not lost)
+    await asyncio.sleep(0.1)  # whatever was to wake it has done so
+    assert not agency.partitions[number].opened
+    Stubborn.ends.set()
+    await wait_until(lambda: Stubborn.seen["k"] == [event.seq], timeout=5)
+
+
 async def test_a_take_that_arrives_after_a_recovery_takes_nothing(
     spine: Spine, serve: Any, raw: redis.asyncio.Redis
 ) -> None:
