@@ -335,7 +335,7 @@ class Server:
     def _opened(self, reply: Any) -> None:
         if isinstance(reply, RedisError):
             raise refused(reply) from reply
-        found_format, layout, partitions, epoch, _ = (value.decode() for value in reply)
+        found_format, layout, partitions, epoch, _, ended_at = (value.decode() for value in reply)
         if found_format == INCOMPLETE and not self._accepts_incomplete:
             raise NamespaceMismatch(
                 f"namespace {self.keys.namespace!r} is being filled by a fork or an import. Where that was broken off, "
@@ -351,6 +351,12 @@ class Server:
                 f"namespace {self.keys.namespace!r} was created with {partitions} partitions, not {self._partitions}: "
                 "the number is fixed. Leave `partitions` out, or use another namespace."
             )
+        if epoch != self.namespace.epoch and int(ended_at) < self.highest_seen:
+            logger.warning(
+                "the server came back with less than it had: namespace %r ended at seq %d, %d was seen before. What "
+                "lay between is lost; its numbers are not given again.",
+                self.keys.namespace, int(ended_at), self.highest_seen,
+            )  # fmt: skip
         self._run_id = self.info.run_id
         self.namespace = Namespace(int(partitions), epoch)
 

@@ -35,8 +35,8 @@ STEPS = 50
 LEASE_S = 0.5
 SETTLED_S = 60.0
 FREEZES = 2
-KEYS = ("a", "b", "c", "d")
-TOPICS = tuple(f"{kind}.{number}" for kind in ("goes", "parks") for number in range(6))
+KEYS = ("a", "b", "c")
+TOPICS = tuple(f"{kind}.{number}" for kind in ("goes", "parks", "parks") for number in range(6))
 FATES = ("fine", "fine", "fine", "stubborn", "once", "twice", "dead")
 TIMES_MS = (0, 0, 1, 3, 20)
 
@@ -216,9 +216,12 @@ class History(RuleBasedStateMachine):
         self.play(self.hand_over(self.workers.pop(which % len(self.workers))))
 
     async def hand_over(self, running: Running) -> None:
+        await self.go(running)
+        await self.start()
+
+    async def go(self, running: Running) -> None:
         await running.worker.stop()
         await running.spine.close()
-        await self.start()
 
     @precondition(lambda self: len(self.freezes) < FREEZES)
     @rule(which=st.integers(0, 9), before=batches(8), after=batches(8))
@@ -242,6 +245,12 @@ class History(RuleBasedStateMachine):
         for draft in drafts:  # it may not know yet that they are not for it
             await self.send([draft])
         running.heart.stopped = False
+
+    @precondition(lambda self: len(self.workers) > 2)
+    @rule(which=st.integers(0, 9))
+    def leave(self, which: int) -> None:
+        """What it held goes to others, who may have held it before."""
+        self.play(self.go(self.workers.pop(which % len(self.workers))))
 
     @precondition(lambda self: len(self.workers) < 4)
     @rule()
@@ -350,8 +359,7 @@ class History(RuleBasedStateMachine):
 
     async def close(self) -> None:
         for running in self.workers:
-            await running.worker.stop()
-            await running.spine.close()
+            await self.go(running)
         await self.spine.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -210,6 +210,54 @@ async def test_a_server_that_comes_back_as_another_run_is_served_on(
     await wait_until(lambda: committed(spine, len(sent)), timeout=40)
     await check_exactly_once(spine, sent)
     await wait_until(lambda: _none_pending(own_raw, spine))
+
+
+@pytest.fixture
+def forgetful(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, which keeps what it had when it was last told to save."""
+    with RedisServer.start(tmp_path) as running:
+        yield running
+
+
+async def _save_and_lose(server: RedisServer, spine: Spine, between: Callable[[], Awaitable[None]]) -> None:
+    await spine.server.command("SAVE")
+    await between()
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.restart)
+
+
+async def test_what_a_server_lost_is_reported_and_the_rest_served_on(
+    forgetful: RedisServer, connect: Any, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Rewound(Emitting):
+        pass
+
+    spine = await connect(forgetful.url, patience_s=30.0)
+    worker = await serve(Rewound, to=forgetful.url)
+    sent = await publish(spine, 20)
+    await wait_until(lambda: committed(spine, 20))
+    kept, lost = await spine.reader.head(), []
+
+    async def more() -> None:
+        lost.extend(await publish(spine, 20))
+        await wait_until(lambda: committed(spine, 40))
+
+    async def nothing() -> None:
+        pass
+
+    await _save_and_lose(forgetful, spine, more)
+    await wait_until(lambda: f"ended at seq {kept}" in caplog.text, timeout=20)
+    sent += await publish(spine, 20)
+    await wait_until(lambda: committed(spine, 40), timeout=20)
+    await check_exactly_once(spine, sent)
+    assert sent[-20].seq > max(event.seq for event in lost)
+    caplog.clear()
+    await _save_and_lose(forgetful, spine, nothing)
+    sent += await publish(spine, 5)
+    await wait_until(lambda: committed(spine, 45), timeout=20)
+    assert "ended at seq" not in caplog.text
+    await worker.stop()
+    worker.dead = True
 
 
 async def test_an_outage_longer_than_the_lease_loses_and_repeats_nothing(
