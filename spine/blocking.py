@@ -272,6 +272,11 @@ class Spine:
                 finally:
                     background.stop()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected in this process."""
+        return self._opened is not None
+
     def _session(self) -> tuple[_Background, AsyncSpine]:
         opened = self._opened
         if opened is not None:

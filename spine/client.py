@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequen
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType
@@ -32,7 +32,7 @@ from spine.delivery.dead import DeadFilter, DeadLetters, Wanted
 from spine.delivery.leases import WorkerInfo, expire_worker, survey
 from spine.delivery.records import DeadLetter
 from spine.durations import Duration, in_seconds
-from spine.errors import InvalidInput
+from spine.errors import InvalidInput, NotOpen
 from spine.events import Context, Draft, Durability, Event, Payload, Priority
 from spine.keys import partition_of
 from spine.log.drafts import Drafts, Prepared, check_limit
@@ -55,6 +55,12 @@ Types = str | Iterable[str]
 DEFAULT_NAMESPACE = "default"
 DEFAULT_CLIENT_NAME = "client"
 DEFAULT_REQUEST_TIMEOUT_S = 30.0
+MADE_BY_OPEN = frozenset(
+    (
+        *("server", "drafts", "streams", "publisher", "reader", "listener", "committer"),
+        *("requests", "timers", "overview", "_dead", "_subscriptions"),
+    )
+)
 
 
 class Spine(Past):
@@ -73,6 +79,9 @@ class Spine(Past):
         patience_s: how long a call goes on trying while the server is away.
         catalog: the types there are: what is published is checked against it, and it is kept with the namespace for
             ``spine catalog``.
+
+    Attributes:
+        is_open: it was opened, and not closed since.
     """
 
     _accepts_incomplete = False
@@ -98,6 +107,15 @@ class Spine(Past):
         self._patience_s = patience_s
         self.catalog = catalog
         self._embedded: Any = None
+        self.is_open = False
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say of what only an open client has that this one is not open."""
+            if name in MADE_BY_OPEN:
+                raise NotOpen("the client is not open: async with Spine(…) as spine, or await spine.open()")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -142,10 +160,13 @@ class Spine(Past):
         self.timers.serve(GATHER, Gatherings(self.server, self.drafts).due)
         await self.timers.start()
         self._subscriptions: list[Subscription] = []
+        self.is_open = True
         return self
 
     async def close(self) -> None:
-        """Finish what is being published, stop listening and disconnect."""
+        """Finish what is being published, stop listening and disconnect. Does nothing on a client that is not open."""
+        if not self.is_open:
+            return
         for subscription in self._subscriptions:
             await subscription.stop()
         await self.publisher.drain()
@@ -154,6 +175,7 @@ class Spine(Past):
         await self.listener.close()
         await self.server.close()
         await self._leave_embedded()
+        self.is_open = False
 
     async def _leave_embedded(self) -> None:
         embedded, self._embedded = self._embedded, None
@@ -422,7 +444,7 @@ class Spine(Past):
         selection = _selection(types, None, None)
         feed = await self._feed(selection, after)
         subscription = Subscription(feed, selection.types, callback, lambda: self.server.highest_seen)
-        self._subscriptions.append(subscription)
+        self._subscriptions = [running for running in self._subscriptions if running.running] + [subscription]
         return subscription
 
     async def agents(self, agent: str | None = None) -> list[AgentOverview]:

@@ -5,7 +5,8 @@
     │   ├── InvalidName
     │   ├── InvalidPayload
     │   ├── InvalidContext
-    │   └── TooLarge
+    │   ├── TooLarge
+    │   └── NotOpen (AttributeError)
     ├── Misconfigured                    correct the set-up
     │   ├── NamespaceMismatch
     │   ├── UnsupportedServer
@@ -72,6 +73,10 @@ class InvalidContext(InvalidInput):
 
 class TooLarge(InvalidInput):
     """The event or the batch is larger than the limit."""
+
+
+class NotOpen(InvalidInput, AttributeError):
+    """The client or bus was not opened yet, or the bus was closed."""
 
 
 class Misconfigured(SpineError):

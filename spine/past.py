@@ -106,7 +106,8 @@ class Past:
     async def retention(self, *, keep: timedelta | int | Literal["forever"] | None = None) -> Retention | None:
         """Return how long the log keeps events, ``None`` for ever; `keep` says it anew.
 
-        Workers trim the log by it about once a minute, and `trim` does. Nothing goes that somebody still needs.
+        Workers and open buses trim the log by it about once a minute, and `trim` does. Nothing goes that somebody
+        still needs.
 
         Args:
             keep: an age, a number of events (of numbers given: events that were refused count), or ``"forever"``.

@@ -16,6 +16,7 @@ from spine.codec import decode
 from spine.connection import Server
 from spine.errors import DecodeError, NoHandler, RequestCycle, RequestFailed, RequestTimeout
 from spine.events import Context, Event, ReplyTo, from_ms
+from spine.link import ClientClosed
 from spine.log.drafts import Completed, Drafts, Prepared, Write
 from spine.log.listener import Entries, Listener
 from spine.log.streams import REPLIES
@@ -176,14 +177,20 @@ class Requests:
         await self._inbox_watched
 
     def _hear(self, entries: Entries | None) -> None:
-        if entries is None:
-            return
-        for _, fields in entries:
+        if self._listener.closed:
+            self._end_waiting()
+        for _, fields in entries or ():
             for i in range(0, len(fields), 2):
                 request, *words = fields[i].split()
                 waiter = self._waiting.get(request.decode())
                 if waiter is not None:
                     _give(waiter, _Part.read(words, fields[i + 1]))
+
+    def _end_waiting(self) -> None:
+        """Tell those who wait that no answer comes to this client any more."""
+        for waiter in self._waiting.values():
+            if not waiter.final.done():
+                waiter.final.set_exception(ClientClosed("the client was closed meanwhile", stored=True))
 
     async def _reattach(self, reply_to: ReplyTo) -> None:
         """The request was sent before, by one who died: listen to its reply stream, which rings nobody here."""

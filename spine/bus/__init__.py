@@ -1,9 +1,10 @@
 """The message bus of an agency platform, over the spine: subscribe, emit, emit and wait, respond, history."""
 
-from spine.bus.bus import AgentEventBus, BusSubscription
+from spine.bus.bus import AgentEventBus
 from spine.bus.messages import EventData, ResponseData
 from spine.bus.metrics import LoggedError, Metrics, ResponseTimes
 from spine.bus.subscribers import SubscriberInfo
+from spine.bus.subscription import BusSubscription
 from spine.bus.types import (
     CONTEXT_REQUESTED,
     CONVERSATION_CREATED,

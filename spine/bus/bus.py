@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -16,27 +14,23 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from spine.bus.dispatch import Dispatch
-from spine.bus.emitting import Emission, Emitter
+from spine.bus.emitting import Emission
 from spine.bus.messages import EventData, EventId, ResponseData, seq_of
 from spine.bus.metrics import Metrics, Recorder
-from spine.bus.responding import Responder
-from spine.bus.shared import Shared, handled
-from spine.bus.subscribers import SEPARATOR, SubscriberInfo, Subscribers, new_id
+from spine.bus.parts import Parts
+from spine.bus.subscribers import SEPARATOR, SubscriberInfo, new_id
+from spine.bus.subscription import BusSubscription, Callback, call_back, check_callback
 from spine.bus.types import PREDEFINED, Data, EventTypeName, type_name, type_names
 from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType, Strictness
 from spine.client import Spine
-from spine.errors import InvalidInput, LateResponse, MissingResponse
+from spine.errors import InvalidInput, MissingResponse, NotOpen
 from spine.events import Context, Event, Priority, to_ms
-from spine.log.drafts import Drafts
 from spine.log.reader import Selection
 from spine.log.streams import REPLIES
-from spine.log.subscriptions import Subscription
 from spine.names import RESERVED, check_key, check_pattern
+from spine.worker.housekeeping import Housekeeping
 
-logger = logging.getLogger("spine")
-
-Callback = Callable[[EventData], Awaitable[Any] | Any]
 Since = EventId | float | datetime
 
 CONCURRENCY = 64
@@ -44,45 +38,25 @@ DEFAULT_TIMEOUT_S = 30.0
 ERRORS_KEPT = 1_000
 HISTORY_LIMIT = 100_000
 FINISH_S = 5.0
-
-
-class BusSubscription:
-    """A running subscription of the bus.
-
-    Attributes:
-        event_type: type or pattern; several are joined by commas.
-        callback: what is called.
-        id: what it goes by among the subscribers of all processes.
-    """
-
-    def __init__(self, event_type: str, callback: Callback, id: str, dispatch: Dispatch) -> None:
-        self.event_type = event_type
-        self.callback = callback
-        self.id = id
-        self.dispatch = dispatch
-        self.feed: Subscription
-
-    async def stop(self) -> None:
-        """Start no further callback; those that run go on. `AgentEventBus.unsubscribe` is what users call."""
-        self.dispatch.stop()
-        await self.feed.stop()
-
-    @property
-    def lag(self) -> int:
-        """Numbers between the newest event known here and the last one handed to the callback."""
-        return self.feed.lag
+TRIM_EVERY_S = 60.0
 
 
 class AgentEventBus:
     """The message bus of an agency platform, over a spine.
 
-    Usable at once and as an async context manager; whoever does not use ``async with`` calls `close`.
+    An async context manager; whoever does not use ``async with`` calls `open` and `close`. On a client that is open
+    already it is usable at once, and leaves the client open when it is closed.
 
     Args:
-        spine: an open client, shared with whatever else the process does.
+        spine: a client, shared with whatever else the process does; or the URL for one of the bus's own, as `Spine`
+            takes it, left out as well.
+        url: the same URL, by name.
+        namespace: of a client of the bus's own.
         agent_type: who emits, where `emit` does not say.
         strictness: ``known`` checks the payloads of predefined and registered types, ``strict`` also refuses every
             other type, ``off`` checks nothing. A catalogue of the client goes before.
+        keep: how far back the history goes from now on, for all of the namespace: an age or a number of events. The
+            bus trims the log to it while it is open.
         concurrency: callbacks of one subscription at once; those of one key run one after another.
         errors_kept: how many errors the log of `metrics` holds.
         history_limit: the most that one call of `history` returns.
@@ -90,55 +64,67 @@ class AgentEventBus:
 
     def __init__(
         self,
-        spine: Spine,
+        spine: Spine | str | None = None,
         *,
+        url: str | None = None,
+        namespace: str | None = None,
         agent_type: str | None = None,
         strictness: Strictness = "known",
+        keep: timedelta | int | None = None,
         concurrency: int = CONCURRENCY,
         errors_kept: int = ERRORS_KEPT,
         history_limit: int = HISTORY_LIMIT,
     ) -> None:
-        if getattr(spine, "drafts", None) is None:
-            raise InvalidInput("AgentEventBus takes an open client: async with Spine(…) as spine")
-        self._spine = spine
+        self._spine = _client(spine, url, namespace)
+        self._opens_client = not self._spine.is_open
+        self._agent_type = None if agent_type is None else check_key(agent_type, "agent type")
+        self._keep = keep
         self._concurrency = concurrency
         self._history_limit = history_limit
-        self.catalog = spine.catalog if spine.catalog is not None else Catalog(strictness=strictness)
+        self.catalog = self._spine.catalog if self._spine.catalog is not None else Catalog(strictness=strictness)
         for model in PREDEFINED:
             if model.event_type not in self.catalog:
                 self.catalog.register(model)
-        drafts = spine.drafts
-        self._shared = Shared(
-            spine=spine,
-            drafts=Drafts(drafts.keys, spine.name, drafts.partitions, drafts.max_bytes, self.catalog),
-            catalog=self.catalog,
-            recorder=Recorder(errors_kept),
-            agent_type=None if agent_type is None else check_key(agent_type, "agent type"),
-            responses={},
-        )
-        self._subscribers = Subscribers(spine.server, self._shared.agent_type)
-        self._emitter = Emitter(self._shared, self._subscribers)
-        self._responder = Responder(self._shared)
+        self._recorder = Recorder(errors_kept)
+        self._responses: dict[str, type[BaseModel]] = {}
         self._subscriptions: list[BusSubscription] = []
         self._kept_types = 0
+        self._housekeeping: Housekeeping | None = None
+        self._working: Parts | None = None if self._opens_client else self._assembled()
 
     async def __aenter__(self) -> Self:
-        await self._keep_types()
-        return self
+        return await self.open()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
 
+    async def open(self) -> Self:
+        """Begin, on a client that is opened where it is not. Use ``async with`` where you can."""
+        if self._opens_client and not self._spine.is_open:
+            await self._spine.open()
+        try:
+            await self._begin()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
     async def close(self) -> None:
         """End every subscription; callbacks that run get a few seconds to finish. A callback may close its bus."""
         this = asyncio.current_task()
         subscriptions, self._subscriptions = self._subscriptions, []
-        await self._subscribers.close()
+        if self._working is not None:
+            await self._working.subscribers.close()
         for subscription in subscriptions:
             await subscription.stop()
         await asyncio.gather(*(subscription.dispatch.finish(FINISH_S, this) for subscription in subscriptions))
+        if self._housekeeping is not None:
+            await self._housekeeping.stop()
+        self._working = self._housekeeping = None
+        if self._opens_client and self._spine.is_open:
+            await self._spine.close()
 
     def register(
         self,
@@ -159,7 +145,7 @@ class AgentEventBus:
         elif response is None:
             raise InvalidInput(f"register({name!r}, …): give the model of the data, or of the response")
         if response is not None:
-            self._shared.responses[name] = response
+            self._responses[name] = response
 
     # --- subscribing ---
 
@@ -177,19 +163,19 @@ class AgentEventBus:
         callback returns is the response to an event that awaits one. A callback that raises is counted and logged; it
         hurts no other subscriber and no other event.
         """
+        parts = self._parts
         names = type_names(event_type)
         for name in names:
             if "*" not in check_pattern(name):
                 self.catalog.check_known(name)
-        if not callable(callback):
-            raise InvalidInput(f"the callback is a function of one event, not {callback!r}")
+        check_callback(callback)
         pattern = SEPARATOR.join(names)
         dispatch = Dispatch(
-            lambda event: self._call_back(subscription, event),
+            lambda event: call_back(parts, subscription, event),
             self._concurrency if concurrency is None else concurrency,
             f"spine-bus-{pattern}",
         )
-        await self._keep_types()
+        await self._begin()
         subscription = BusSubscription(pattern, callback, new_id(), dispatch)
 
         async def admit(event: Event[Any]) -> None:
@@ -198,7 +184,7 @@ class AgentEventBus:
 
         subscription.feed = await self._spine.subscribe(names, admit)
         try:  # shown only now that it misses nothing: whoever sees it may wait for its response
-            await self._subscribers.add(subscription.id, pattern)
+            await parts.subscribers.add(subscription.id, pattern)
         except BaseException:
             await subscription.stop()
             raise
@@ -226,7 +212,7 @@ class AgentEventBus:
         for found in ended:
             self._subscriptions.remove(found)
             try:
-                await self._subscribers.remove(found.id)
+                await self._parts.subscribers.remove(found.id)
             finally:
                 await found.stop()
         return len(ended)
@@ -234,8 +220,8 @@ class AgentEventBus:
     async def subscribers(self, event_type: EventTypeName | None = None) -> list[SubscriberInfo]:
         """Return the living subscriptions of all processes, of one type where given."""
         if event_type is None:
-            return await self._subscribers.all()
-        return await self._subscribers.of(type_name(event_type))
+            return await self._parts.subscribers.all()
+        return await self._parts.subscribers.of(type_name(event_type))
 
     # --- emitting ---
 
@@ -266,7 +252,8 @@ class AgentEventBus:
         Raises `InvalidInput` for a type or data that is not right, `StateConflict`, or what `Spine.publish` raises.
         """
         emission = Emission(event_type, data, agent_type, key, context, priority, expect)
-        return EventData.of(await self._emitter.store(self._emitter.prepare(emission)))
+        emitter = self._parts.emitter
+        return EventData.of(await emitter.store(emitter.prepare(emission)))
 
     async def emit_and_wait(
         self,
@@ -286,18 +273,18 @@ class AgentEventBus:
         or a timedelta), `MissingResponse`, which is one as well, at once when nobody is subscribed, `RequestFailed`
         when the callback of everybody who is has failed, and what `emit` raises.
         """
-        recorder = self._shared.recorder
+        recorder, parts = self._recorder, self._parts
         emission = Emission(event_type, data, agent_type, key, context, priority, expect)
-        ready = self._emitter.prepare_question(emission, timeout)
+        ready = parts.emitter.prepare_question(emission, timeout)
         name = ready.prepared.envelope.type
-        if not await self._emitter.somebody_answers(name):
-            seq = (await self._emitter.store(ready)).seq
+        if not await parts.emitter.somebody_answers(name):
+            seq = (await parts.emitter.store(ready)).seq
             missing = MissingResponse(f"nobody is subscribed to {name!r}: event {seq} is stored, without a response")
-            raise self._shared.failed("missing_response", name, str(seq), missing)
+            raise parts.shared.failed("missing_response", name, str(seq), missing)
         began = time.perf_counter()
         recorder.waiting += 1
         try:
-            event_id, found = await self._emitter.ask(ready)
+            event_id, found = await parts.emitter.ask(ready)
         finally:
             recorder.waiting -= 1
         recorder.responded(time.perf_counter() - began)
@@ -310,11 +297,13 @@ class AgentEventBus:
         for a response that does not fit (nothing is stored, the caller goes on waiting), `LateResponse` when the caller
         waits no more or has its response, `InvalidInput` for an unknown event.
         """
-        return await self._responder.respond(await self._responder.event(event_id), response)
+        responder = self._parts.responder
+        return await responder.respond(await responder.event(event_id), response)
 
     async def response(self, event_id: EventId) -> ResponseData | None:
         """Return the response to an event, for a caller that comes back; kept for five minutes."""
-        return await self._responder.response(await self._responder.event(event_id))
+        responder = self._parts.responder
+        return await responder.response(await responder.event(event_id))
 
     # --- looking back ---
 
@@ -340,7 +329,7 @@ class AgentEventBus:
         if not isinstance(limit, int) or not 1 <= limit <= self._history_limit:
             raise InvalidInput(f"limit is between 1 and {self._history_limit:,}, not {limit}")
         types = () if event_type is None else tuple(map(check_pattern, type_names(event_type)))
-        reader = self._spine.reader
+        reader = self._parts.shared.spine.reader
         after = 0 if since is None else await self._seq(since)
         end = await reader.head()
         if until is not None:
@@ -357,36 +346,36 @@ class AgentEventBus:
 
     async def last_seq(self, key: str) -> int:
         """Return the seq of the last event of `key`, what ``expect=`` asks for; 0 when it has none."""
-        return await self._emitter.last_seq(key)
+        return await self._parts.emitter.last_seq(key)
 
     def metrics(self) -> Metrics:
         """Return what happened on this bus, in this process, since it began."""
-        return self._shared.recorder.snapshot(Counter(found.event_type for found in self._subscriptions))
+        return self._recorder.snapshot(Counter(found.event_type for found in self._subscriptions))
 
     # --- within ---
 
-    async def _call_back(self, subscription: BusSubscription, event: Event[Any]) -> None:
-        """Run one callback for one event; nothing but a cancellation leaves this."""
-        handled.set(event)
-        asked = event.context.reply_to is not None
-        if asked:
-            self._responder.remember(event)
-        try:
-            result = subscription.callback(EventData.of(event))
-            if inspect.isawaitable(result):
-                result = await result
-            if asked:
-                await self._responder.take(event, result)
-        except LateResponse as late:  # counted where it was refused
-            logger.info("callback of %s: %s", subscription.event_type, late)
-        except Exception as error:
-            name = subscription.event_type
-            logger.exception("callback of %s failed on event %d (%s)", name, event.seq, event.type)
-            self._shared.failed("callback", event.type, str(event.seq), error)
-            if asked:
-                await self._responder.tell_of_failure(event, subscription.id, error)
-        else:
-            self._shared.recorder.handled[event.type] += 1
+    @property
+    def _parts(self) -> Parts:
+        """What the bus works with while it is open."""
+        if self._working is None:
+            raise NotOpen("the bus is not open: async with AgentEventBus(…) as bus, or await bus.open()")
+        return self._working
+
+    def _assembled(self) -> Parts:
+        return Parts.of(self._spine, self.catalog, self._recorder, self._agent_type, self._responses)
+
+    async def _begin(self) -> None:
+        """Look after the history, and let the namespace know the types, for ``spine catalog``."""
+        if self._working is None:
+            self._working = self._assembled()
+        if self._housekeeping is None:
+            self._housekeeping = Housekeeping(self._spine, (), f"bus-{new_id()}", every_s=TRIM_EVERY_S)
+            self._housekeeping.start()
+            if self._keep is not None:
+                await self._spine.retention(keep=self._keep)
+        if len(self.catalog) != self._kept_types:
+            await keep(self._spine.server, self.catalog)
+            self._kept_types = len(self.catalog)
 
     async def _seq(self, moment: Since) -> int:
         if isinstance(moment, datetime):
@@ -395,8 +384,15 @@ class AgentEventBus:
             return await self._spine.reader.last_before(round(moment * 1000))
         return seq_of(moment)
 
-    async def _keep_types(self) -> None:
-        """Let the namespace know the types, for ``spine catalog``."""
-        if len(self.catalog) != self._kept_types:
-            await keep(self._spine.server, self.catalog)
-            self._kept_types = len(self.catalog)
+
+def _client(spine: Spine | str | None, url: str | None, namespace: str | None) -> Spine:
+    """Return the client that a bus is made with, or one of its own."""
+    if isinstance(spine, Spine):
+        if url is not None or namespace is not None:
+            raise InvalidInput("a client has its url and namespace: give AgentEventBus the client alone")
+        return spine
+    if spine is not None and url is not None:
+        raise InvalidInput("give AgentEventBus one URL")
+    if not isinstance(spine, str | None):
+        raise InvalidInput(f"AgentEventBus takes a Spine or a URL, not {spine!r}")
+    return Spine(spine if url is None else url, namespace=namespace)

@@ -14,7 +14,7 @@ import msgspec
 
 from spine import clock
 from spine.connection import Argument, Server
-from spine.errors import SpineError
+from spine.errors import NotOpen, SpineError
 from spine.names import matcher
 
 logger = logging.getLogger("spine")
@@ -73,6 +73,7 @@ class Subscribers:
         self._known_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[list[SubscriberInfo]] | None = None
+        self._closed = False
 
     @property
     def mine(self) -> set[str]:
@@ -80,14 +81,17 @@ class Subscribers:
         return set(self._mine)
 
     async def add(self, subscriber: str, event_type: str) -> None:
-        """Show a subscription under its id."""
+        """Show a subscription under its id. Raises `NotOpen` once this is closed."""
         info = SubscriberInfo(subscriber, event_type, socket.gethostname(), os.getpid(), self._agent_type)
         self._mine[subscriber] = _encode(info)
         try:
             await self._beat()
         except BaseException:
-            del self._mine[subscriber]
+            self._mine.pop(subscriber, None)
             raise
+        if self._closed:
+            await self.remove(subscriber)
+            raise NotOpen("the bus was closed meanwhile: nothing is subscribed")
         if self._task is None:
             clock.before_move(self._show_beyond)
             self._task = asyncio.create_task(self._beat_on(), name="spine-bus-subscribers")
@@ -101,6 +105,7 @@ class Subscribers:
 
     async def close(self) -> None:
         """Stop showing subscriptions."""
+        self._closed = True
         clock.forget(self)
         tasks = [task for task in (self._task, self._looking) if task is not None]
         for task in tasks:

@@ -48,6 +48,11 @@ class Subscription:
         """Numbers between the newest event known to this client and the last one handed to the callback."""
         return max(0, self._highest_seen() - self.position)
 
+    @property
+    def running(self) -> bool:
+        """Whether events still come."""
+        return not self._task.done()
+
     async def stop(self) -> None:
         """End the subscription; no callback starts after this. A callback may stop its own."""
         self._stopped = True

@@ -1,4 +1,4 @@
-"""Keeping the log within its bounds: workers trim it now and then, one of them at a time."""
+"""Keeping the log within its bounds: workers and buses trim it now and then, one of them at a time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TRIMMING_MS = 600_000
 
 
 class Housekeeping:
-    """Applies the namespace's retention while a worker runs.
+    """Applies the namespace's retention while a worker runs or a bus is open.
 
     Args:
         spine: an open client.
         kinds: what this worker serves: states of these are folded where a trim needs them.
-        worker: id of this worker.
+        worker: id of this worker or bus.
         every_s: how often to look.
     """
 

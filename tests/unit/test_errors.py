@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spine.errors import NotDurable, ServerUnreachable, SpineError
+from spine import Spine
+from spine.errors import NotDurable, NotOpen, ServerUnreachable, SpineError
 
 
 @pytest.mark.parametrize("stored", [True, False, None])
@@ -16,3 +17,13 @@ def test_what_became_of_the_events_is_said_as_it_is_known(stored: bool | None) -
 def test_where_nothing_is_said_the_kind_of_error_says_it() -> None:
     assert SpineError("no").stored is False
     assert NotDurable("late").stored is True
+
+
+async def test_a_client_that_is_not_open_says_so() -> None:
+    client = Spine("memory://")
+    for call in (client.publish, client.request, client.dead_letters):
+        with pytest.raises(NotOpen, match="async with Spine"):
+            await call("step")
+    await client.close()
+    with pytest.raises(AttributeError, match="publsh"):
+        client.publsh

@@ -156,3 +156,12 @@ async def test_closing_the_client_ends_it(connect: Any) -> None:
     subscription = await spine.subscribe("a.b", lambda event: None)
     await spine.close()
     assert subscription._task.done()
+
+
+async def test_what_has_ended_is_forgotten(spine: Spine) -> None:
+    kept = await spine.subscribe("order.*", print)
+    for _ in range(20):
+        await (await spine.subscribe("order.*", print)).stop()
+    last = await spine.subscribe("order.*", print)
+    assert spine._subscriptions == [kept, last]
+    assert kept.running
