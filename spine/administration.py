@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from spine.connection import redacted, refused
+from spine.connection import not_a_url, redacted, refused
 from spine.errors import Misconfigured, ServerUnreachable
 from spine.events import from_ms
 from spine.keys import Keys, namespace_of, namespaces_pattern
@@ -84,7 +84,7 @@ def _client(url: str) -> Redis:
             single_connection_client=True,
         )
     except ValueError as error:
-        raise Misconfigured(f"{redacted(url)!r} is not a URL of a server: {error}") from error
+        raise not_a_url(url, error) from None
 
 
 async def namespaces(client: Redis) -> list[NamespaceSummary]:

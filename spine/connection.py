@@ -77,8 +77,20 @@ class WrongGroup(SpineError):
 
 
 def redacted(url: str) -> str:
-    """Return `url` without its password."""
-    return re.sub(r"(//[^/@]*:)[^@/]*@|([?&]password=)[^&#]*", lambda m: f"{m[1]}***@" if m[1] else f"{m[2]}***", url)
+    """Return `url` without its password, also where the password's own "/", "#" or "@" break the URL."""
+    return re.sub(r"(//[^:/@]*:).*@", r"\1***@", re.sub(r"([?&]password=)[^&#]*", r"\1***", url), flags=re.DOTALL)
+
+
+def not_a_url(url: str, error: ValueError) -> Misconfigured:
+    """Return the error for a `url` that cannot be read; raise it `from None`.
+
+    The parser's own words quote what it took for the port, which can be a piece of the password.
+    """
+    shown = redacted(url)
+    reason = error if shown == url else "it cannot be read; in a password, write / # ? @ and : as %2F %23 %3F %40 %3A"
+    return Misconfigured(
+        f"{shown!r} is not a URL of a server: {reason}. Use redis://, rediss://, unix:// or memory://."
+    )
 
 
 def refused(error: RedisError) -> Exception:
@@ -398,6 +410,4 @@ def _pool(url: str) -> ConnectionPool:
     try:
         return ConnectionPool.from_url(url, **options)
     except ValueError as error:
-        raise Misconfigured(
-            f"{redacted(url)!r} is not a URL of a server: {error}. Use redis://, rediss://, unix:// or memory://."
-        ) from error
+        raise not_a_url(url, error) from None

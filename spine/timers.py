@@ -16,6 +16,7 @@ from spine import clock
 from spine.codec import Envelope
 from spine.connection import Server, is_passing
 from spine.delivery.commits import Committer, Held, NoLongerPending
+from spine.durations import in_seconds
 from spine.errors import InvalidInput, SpineError
 from spine.events import Event, from_ms, to_ms
 from spine.keys import Keys
@@ -81,8 +82,7 @@ def due_ms(now_ms: int, delay: timedelta | float | None, at: datetime | None) ->
         raise InvalidInput("give either delay= or at=. Nothing was stored.")
     if at is not None:
         return to_ms(at)
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay or 0)
-    return now_ms + round(seconds * 1000)
+    return now_ms + round(in_seconds(delay or 0.0, "delay") * 1000)
 
 
 def encode_scheduled(topic: str, lane: int, partition: int, data: bytes, since_ms: int = 0) -> bytes:

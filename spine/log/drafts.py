@@ -150,6 +150,8 @@ class Drafts:
 
     def _typed(self, draft: Draft) -> tuple[str, Payload, int]:
         """Return type, payload and version of a draft that is an `EventType`, or that the catalogue checks."""
+        if not isinstance(draft.type, str | EventType):
+            check_type(draft.type)
         event_type, payload, version = draft.name, draft.payload, 1
         if isinstance(draft.type, EventType):
             payload, version = draft.type, draft.type.event_version

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +166,22 @@ async def test_a_listener_that_is_no_redis_is_told(connect: Any) -> None:
         ("rediss://user:p%40w@host:1/0", "rediss://user:***@host:1/0"),
         ("unix:///tmp/s?password=pw&db=1", "unix:///tmp/s?password=***&db=1"),
         ("redis://host/0?db=1&password=pw", "redis://host/0?db=1&password=***"),
+        ("redis://user:p/w@host/0", "redis://user:***@host/0"),
+        ("redis://user:p@w#x?y@host/0", "redis://user:***@host/0"),
+        ("redis://host:1/0?password=p@w", "redis://host:1/0?password=***"),
         ("redis://host/0", "redis://host/0"),
     ],
 )
 def test_passwords_are_never_shown(url: str, shown: str) -> None:
     assert redacted(url) == shown
+
+
+@pytest.mark.parametrize("url", ["redis://user:secret/x@host/0", "redis://user:secret#x@host/0"])
+async def test_the_error_for_an_unreadable_url_shows_no_piece_of_the_password(url: str) -> None:
+    with pytest.raises(Misconfigured, match="%2F") as error:
+        async with Spine(url):
+            pass
+    assert "secret" not in "".join(traceback.format_exception(error.value, chain=True)).replace(url, "")
 
 
 async def test_a_client_holds_a_handful_of_connections_and_closes_them_all(tmp_path: Path, connect: Any) -> None:
