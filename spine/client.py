@@ -215,6 +215,9 @@ class Spine(Past):
         """Store all of `drafts` as one atomic batch, with consecutive seqs; return them in the same order."""
         if not drafts:
             return []
+        for draft in drafts:
+            if not isinstance(draft, Draft):
+                raise InvalidInput(f"publish_many takes Drafts, not {type(draft).__name__}. Nothing was stored.")
         prepared = [self.drafts.prepare(draft) for draft in drafts]
         return await self.publisher.append(prepared, durability or self.durability)
 
@@ -441,6 +444,8 @@ class Spine(Past):
 
         A failing callback is reported in the log and hurts no other. Stop it with ``await subscription.stop()``.
         """
+        if not callable(callback):
+            raise InvalidInput(f"callback must be a function of an event, not {callback!r}")
         selection = _selection(types, None, None)
         feed = await self._feed(selection, after)
         subscription = Subscription(feed, selection.types, callback, lambda: self.server.highest_seen)
