@@ -6,14 +6,12 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgspec
 import pytest
 import redis.asyncio
 from ledger import Book, Connect, Ledger, Serve, by_hand, stored, until_stored
 from pydantic import BaseModel
 
 from spine import Agent, Context, Draft, Event, Handling, Priority, Retry, Spine, on, reduces
-from spine.delivery.holds import Hold
 from spine.testing.waiting import wait_until
 
 
@@ -107,7 +105,7 @@ async def test_a_stored_state_moves_only_forward(
     if lose:
         await raw.delete(*[spine.server.keys.state("ledger", "1", n) for n in range(8)])
     Failing.mended = True
-    await redrive(raw, spine, "ledger", "k", 2)
+    assert [letter.seq for letter in await spine.redrive(seq=2)] == [2]
     await serve(Failing)
     await wait_until(lambda: len(seen) == 4)
     assert seen[3][0] == 2
@@ -115,15 +113,6 @@ async def test_a_stored_state_moves_only_forward(
     found = await until_stored(raw, spine, Failing, "k", last)
     assert seen[4] == (5, [1, 2, 3, 4, 5])
     assert found.state == await by_hand(spine, Failing, "k")
-
-
-async def redrive(raw: redis.asyncio.Redis, spine: Spine, agent: str, key: str, seq: int) -> None:
-    """Bring an event back as a redrive does: held, at the head of its key's waiting list."""
-    keys, partition = spine.server.keys, spine.drafts.prepare(Draft("a.b", key=key)).partition
-    number = int((await raw.hget(keys.streams, "1/money.in")).decode())  # type: ignore[misc, union-attr]
-    hold = msgspec.msgpack.encode(Hold())
-    await raw.rpush(keys.waiting(agent, partition, key), f"{seq}:{number}:r")  # type: ignore[misc]
-    await raw.hset(keys.holds(agent, partition), key, hold)  # type: ignore[misc]
 
 
 async def test_a_new_agent_starts_at_the_present_with_the_state_of_the_whole_log(spine: Spine, serve: Serve) -> None:
