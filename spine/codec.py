@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel
 
 from spine.errors import DecodeError, InvalidContext, InvalidPayload, TooLarge, UnknownVersion
 from spine.events import Context, Event, Map, from_ms
+from spine.payloads import as_dict
 
 FORMAT = 1
 MAX_DEPTH = 32
@@ -110,20 +110,6 @@ def normalise_payload(payload: Any) -> dict[str, Any]:
         return _decode_payload(_encode(payload))
     except _REFUSALS as error:
         raise InvalidPayload(f"the payload cannot be stored: {error}. Nothing was stored.") from error
-
-
-def as_dict(payload: Any) -> dict[str, Any]:
-    """Return `payload`, a mapping or a pydantic model, as a dict; what is in it is not looked at."""
-    if type(payload) is dict:
-        return payload
-    if isinstance(payload, BaseModel):
-        return payload.model_dump(mode="json")
-    try:
-        return dict(payload)
-    except (TypeError, ValueError):
-        raise InvalidPayload(
-            f"the payload must be a dict or a pydantic model, not {type(payload).__name__}. Nothing was stored."
-        ) from None
 
 
 def check_context(context: Context) -> Context:

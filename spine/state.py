@@ -19,6 +19,7 @@ from spine.dumped import dump, load
 from spine.errors import InvalidInput, ReducerFailed
 from spine.events import Event
 from spine.names import check_agent_name
+from spine.payloads import as_model
 from spine.upcast import is_upcast, upcast
 
 _VERSION = re.compile(r"[A-Za-z0-9._+-]{1,64}")
@@ -152,7 +153,7 @@ def reduced(kind: type[Reducing[Any]], spec: ReducerSpec, state: Any, event: Eve
         if spec.model is not None or is_upcast(event.type):
             event = upcast(event, spec.model)
         if spec.model is not None:
-            event = event.with_payload(spec.model.model_validate(event.payload))
+            event = event.with_payload(as_model(spec.model, event.payload))
         result = spec.function(kind._itself, state, event)
     except Exception as error:
         raise ReducerFailed(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from spine.client import DEFAULT_CLIENT_NAME
 from spine.errors import InvalidInput
 from spine.events import Event
+from spine.payloads import as_model
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Model = type[ModelT]
@@ -61,7 +62,7 @@ class EventData(BaseModel):
 
     def as_model(self, model: Model[ModelT]) -> ModelT:
         """Return the data as a `model`."""
-        return model.model_validate(self.data)
+        return as_model(model, self.data)
 
 
 EventId = str | int | EventData | Event[Any]
@@ -100,4 +101,4 @@ class ResponseData(BaseModel):
 
     def as_model(self, model: type[ModelT]) -> ModelT:
         """Return the response as a `model`."""
-        return model.model_validate(self.response)
+        return as_model(model, self.response)

@@ -169,12 +169,13 @@ def _model_fields(schema: dict[str, Any]) -> tuple[Field, ...]:
 def _kind(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
-    if "anyOf" in schema:
-        return " | ".join(dict.fromkeys(_kind(part) for part in schema["anyOf"]))
+    if choice := schema.get("anyOf") or schema.get("oneOf"):
+        return " | ".join(dict.fromkeys(_kind(part) for part in choice))
     if "enum" in schema or "const" in schema:
         return " | ".join(json.dumps(value) for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
-        return f"[{_kind(schema.get('items', {}))}]"
+        places = schema.get("prefixItems") or [schema.get("items", {})]
+        return f"[{', '.join(map(_kind, places))}]"
     return str(schema.get("format") or schema.get("type") or "any")
 
 

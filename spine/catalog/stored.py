@@ -57,7 +57,8 @@ async def load(server: Server) -> dict[str, Known]:
 def known_as(entry: Entry) -> Known:
     """Return what the namespace keeps of a type."""
     try:
-        schema = entry.model.model_json_schema(mode="serialization")
+        by_alias = bool(entry.model.model_config.get("serialize_by_alias"))
+        schema = entry.model.model_json_schema(mode="serialization", by_alias=by_alias)
     except PydanticInvalidForJsonSchema as error:
         raise Misconfigured(f"the model of {entry.type!r} has a field without a JSON schema: {error}") from error
     description = str(schema.pop("description", ""))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from spine.errors import InvalidInput, InvalidName, InvalidPayload
 from spine.names import RESERVED, check_type
+from spine.payloads import as_dict, as_model
 
 Strictness = Literal["off", "known", "strict"]
 Model = type[BaseModel]
@@ -155,17 +156,15 @@ def validated(model: Model, payload: Any, what: str) -> dict[str, Any]:
 
     A field that the model does not have is refused, unless the model's own ``extra`` setting says otherwise.
     """
-    if isinstance(payload, BaseModel):
-        payload = payload.model_dump(mode="json")
-    values = dict(payload) if isinstance(payload, Mapping) else payload
+    values = as_dict(payload) if isinstance(payload, Mapping | BaseModel) else payload
     errors: list[Any] = []
     try:
-        checked = model.model_validate(values, extra=None if "extra" in model.model_config else "forbid")
-        return dict(checked.model_dump(mode="json"))
+        extra: Literal["forbid"] | None = None if "extra" in model.model_config else "forbid"
+        return as_dict(model.model_validate(values, extra=extra, by_name=True, by_alias=True))
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False)
     if all(error["type"] == "extra_forbidden" for error in errors):
-        dumped = dict(model.model_validate(values).model_dump(mode="json"))
+        dumped = as_dict(as_model(model, values))
         errors = [error for error in errors if not _present(dumped, error["loc"])]
         if not errors:
             return dumped

@@ -23,6 +23,7 @@ from spine.events import Event, Priority, from_ms
 from spine.keys import partition_of
 from spine.log.drafts import Write
 from spine.names import check_name
+from spine.payloads import as_model
 from spine.timers import schedule_writes, unschedule_writes
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class Gate:
 
     def _validated(self, event: Event[Any]) -> Event[Any]:
         model = self._models.get(event.type)
-        return event if model is None else event.with_payload(model.model_validate(event.payload))
+        return event if model is None else event.with_payload(as_model(model, event.payload))
 
     # --- the hash ---
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from spine.catalog.types import EventType
-from spine.codec import as_dict
 from spine.errors import HandoffLimit, HandoffLoop, InvalidInput, RequestCycle
 from spine.events import Context, Draft, Event, Hop, Itinerary, Payload
 from spine.names import check_agent_name, check_type
+from spine.payloads import as_dict
 from spine.requests import waiting_name
 
 if TYPE_CHECKING:

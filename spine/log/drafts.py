@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 
 from spine.catalog.types import Catalog, EventType
-from spine.codec import DEFAULT_MAX_BYTES, FORMAT, HARD_MAX_BYTES, Envelope, as_dict, check_context, seal
+from spine.codec import DEFAULT_MAX_BYTES, FORMAT, HARD_MAX_BYTES, Envelope, check_context, seal
 from spine.connection import Argument
 from spine.errors import InvalidInput
 from spine.events import Context, Draft, Event, Payload, Priority, from_ms
 from spine.keys import Keys, partition_of
 from spine.names import check_agent_name, check_key, check_type
+from spine.payloads import as_dict
 from spine.upcast import is_upcast, today
 
 DEDUPE_WINDOW_MS = 24 * 3_600_000

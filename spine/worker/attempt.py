@@ -20,6 +20,7 @@ from spine.errors import LeaseLost, NoHandler, ReducerFailed, ReplayGap, SpineEr
 from spine.events import Event, caused_by
 from spine.handling import Handling
 from spine.log.drafts import Prepared, Write
+from spine.payloads import as_model
 from spine.requests import FAILED, answer
 from spine.sessions import SessionState
 from spine.state import Cell
@@ -223,7 +224,7 @@ class Attempt:
     def _read_by(self, spec: HandlerSpec) -> Event[Any]:
         """Return the event as the handler asks for it."""
         event = upcast(self._event, spec.model)
-        return event if spec.model is None else event.with_payload(spec.model.model_validate(event.payload))
+        return event if spec.model is None else event.with_payload(as_model(spec.model, event.payload))
 
     async def _call_in_thread(self, spec: HandlerSpec, event: Event[Any], handling: Handling) -> None:
         """A plain ``def`` blocks a thread, never the loop. A thread cannot be cancelled: it runs on, to no effect."""

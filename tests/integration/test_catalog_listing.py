@@ -16,7 +16,7 @@ from uuid import UUID
 
 import jsonschema
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from spine import Agent, Event, Handling, Spine, Worker, on
 from spine.bus import AgentEventBus
@@ -201,6 +201,8 @@ class Dog(BaseModel):
 
 
 class Adopted(EventType, name="pet.adopted"):
+    model_config = ConfigDict(serialize_by_alias=True)
+
     pet: Annotated[Cat | Dog, Field(discriminator="kind")]
     others: dict[str, list[Cat | Dog]] = {}
     pair: tuple[int, str] = (1, "a")

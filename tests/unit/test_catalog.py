@@ -3,11 +3,12 @@
 from decimal import Decimal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel
+from pydantic.alias_generators import to_camel
 
 from spine import Agent, Event, Handling, InvalidInput, InvalidName, InvalidPayload, Retry, Spine, Worker, on
 from spine.catalog import Catalog, EventType
-from spine.catalog.stored import load
+from spine.catalog.stored import known_as, load
 from spine.delivery.records import DeadLetter
 from spine.testing.waiting import wait_until
 
@@ -186,3 +187,57 @@ async def test_an_agent_may_bring_its_own_catalogue(memory_url: str) -> None:
         assert letter.error_type == "InvalidPayload"
         assert "reason: Field required" in letter.error
         assert (await load(spine.server)).keys() == {"order.placed", "order.cancelled"}
+
+
+class Moved(EventType, name="customer.moved"):
+    model_config = ConfigDict(alias_generator=to_camel)
+    first_name: str
+    post_code: str = Field(validation_alias=AliasChoices("zip", "postCode"), serialization_alias="plz", default="")
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_has_aliases_is_stored_by_field_name_and_read_by_either(memory_url: str, known: bool) -> None:
+    read: list[Moved] = []
+
+    class Mover(Agent):
+        name = "mover"
+
+        @on(Moved, retry=Retry(attempts=1))
+        async def moved(self, event: Event[Moved]) -> None:
+            read.append(event.payload)
+
+    async with Spine(memory_url, catalog=Catalog(Moved) if known else None) as spine, Worker(spine, Mover):
+        written = await spine.publish(Moved(firstName="Ann", zip="1010"))
+        assert written.payload == {"first_name": "Ann", "post_code": "1010"}
+        await spine.publish("customer.moved", {"firstName": "Ann", "postCode": "1010"})
+        await spine.publish("customer.moved", written.payload)
+        await wait_until(lambda: len(read) == 3)
+        assert await spine.dead_letters() == []
+    assert read == [Moved(firstName="Ann", zip="1010")] * 3
+
+
+def test_the_schema_names_the_fields_as_they_are_stored() -> None:
+    (entry,) = Catalog(Moved)
+    assert list(known_as(entry).schema["properties"]) == ["first_name", "post_code"]
+
+
+class Numbers(RootModel[list[int]]): ...
+
+
+class Picture(BaseModel):
+    content: bytes
+
+
+async def test_a_model_that_cannot_be_stored_is_refused(memory_url: str) -> None:
+    catalog = Catalog()
+    catalog.register("numbers", Numbers)
+    catalog.register("picture", Picture)
+    async with Spine(memory_url, catalog=catalog) as checked, Spine(memory_url) as free:
+        for spine in (checked, free):
+            with pytest.raises(InvalidPayload, match="must be a dict"):
+                await spine.publish("numbers", Numbers([1]))
+            with pytest.raises(InvalidPayload, match="Picture cannot be written"):
+                await spine.publish("picture", Picture(content=b"\xff"))
+        with pytest.raises(InvalidPayload, match="must be a dict"):
+            await checked.publish("numbers", [1])
+        assert await checked.history() == []
