@@ -39,6 +39,7 @@ R = TypeVar("R")
 READ_AHEAD = 1_000
 
 _clients: weakref.WeakSet[Spine] = weakref.WeakSet()
+_connected: set[Spine] = set()
 _left_behind: list[Any] = []
 
 
@@ -53,9 +54,11 @@ class _Background:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what `work` returns; it runs in the background thread."""
-        if self._pid != os.getpid() or self._loop.is_closed() or threading.current_thread() is self._thread:
+        try:
+            self.check_alive()
+        except SpineError:
             work.close()
-            raise SpineError("what this belongs to was closed, or is of the process before a fork: begin anew")
+            raise
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -64,6 +67,11 @@ class _Background:
         except BaseException:
             future.cancel()  # Ctrl-C in the waiting thread ends the work as well
             raise
+
+    def check_alive(self) -> None:
+        """Raise `SpineError` when it was closed, in the child of a fork, and in its own thread."""
+        if self._pid != os.getpid() or self._loop.is_closed() or threading.current_thread() is self._thread:
+            raise SpineError("what this belongs to was closed, or is of the process before a fork: begin anew")
 
     def soon(self, call: Callable[[], object]) -> None:
         """Have the thread call `call`, and do not wait for it; safe in a finalizer."""
@@ -214,6 +222,7 @@ def _iterating(
             while True:
                 for item in background.run(pump.take()):
                     if not isinstance(item, _End):
+                        background.check_alive()  # what was read ahead is the parent's too
                         yield item
                     elif item.error is not None:
                         raise item.error
@@ -265,7 +274,7 @@ class Spine:
             opened, self._opened = self._opened, None
             self._closed = True
             if opened is not None:
-                atexit.unregister(self._at_exit)
+                _connected.discard(self)
                 background, client = opened
                 try:
                     background.run(client.close())
@@ -292,18 +301,14 @@ class Spine:
                     background.stop()
                     raise
                 self._opened = background, client
-                atexit.register(self._at_exit)
+                _connected.add(self)
             return self._opened
-
-    def _at_exit(self) -> None:
-        with contextlib.suppress(SpineError, RuntimeError):  # by now the interpreter refuses new threads
-            self.close()
 
     def _forget(self) -> None:
         """In the child of a fork: let go of the parent's thread and connections without touching them."""
         if self._opened is not None:
             _left_behind.append(self._opened)
-            atexit.unregister(self._at_exit)
+            _connected.discard(self)
         self._opening = threading.Lock()
         self._opened = None
 
@@ -360,6 +365,14 @@ class Spine:
             await asyncio.to_thread(callback, event)
 
         return Subscription(background, background.run(client.subscribe(types, in_a_thread, after=after)))
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Runs after whatever else was to be done at exit since this was imported: that may use a client still."""
+    for client in list(_connected):
+        with contextlib.suppress(SpineError, RuntimeError):  # by now the interpreter refuses new threads
+            client.close()
 
 
 def _after_fork() -> None:

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import threading
 import traceback
 import warnings
@@ -235,7 +237,7 @@ def test_no_server_is_told_by_the_call_that_needs_it() -> None:
 def _in_child(client: Spine, begun: Iterator[Event], results) -> None:
     sent = [client.publish("child", {"n": n}).seq for n in range(20)]
     try:
-        list(begun)
+        results.put(next(begun))
     except SpineError as error:
         results.put((client._session()[1].drafts.producer, sent, str(error)))
     client.close()
@@ -246,7 +248,7 @@ def test_a_fork_gets_a_client_of_its_own(client: Spine, _: int) -> None:
     """Both processes publish at the same time: every event is stored once, and neither reads the other's replies."""
     parent = client._session()[1].drafts.producer
     client.publish_many([Draft("a.b") for _ in range(3)])
-    begun = client.tail(after=0)
+    begun = client.replay()
     next(begun)
     fork = multiprocessing.get_context("fork")
     results = fork.Queue()
@@ -279,6 +281,19 @@ def _fork_and(work: Callable[[], None]) -> int:
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_what_is_published_while_the_interpreter_exits_is_stored(client: Spine, url: str) -> None:
+    """Functions called at exit run in the reverse order of their registration: the client must not be closed first."""
+    script = f"""
+import atexit
+from spine.blocking import Spine
+client = Spine({url!r}, namespace={client.namespace!r})
+atexit.register(lambda: client.publish("exited"))
+client.publish("began")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, capture_output=True)
+    assert [event.type for event in client.replay()] == ["began", "exited"]
 
 
 def test_forks_while_all_threads_publish(client: Spine) -> None:
