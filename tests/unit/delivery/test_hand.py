@@ -263,3 +263,23 @@ class AnyHand(RuleBasedStateMachine):
 
 
 test_any_hand = AnyHand.TestCase
+
+
+def test_a_key_is_busy_while_one_runs_or_its_waiting_list_is_in_hand(hand: Hand) -> None:
+    assert not hand.is_busy_with("k")
+    hand.add(taken(1))
+    assert not hand.is_busy_with("k")  # it came from a stream: its list may be worked off beside it
+    running = hand.next_ready(0)
+    assert running is not None
+    assert hand.is_busy_with("k")
+    hand.finished(running)
+    hand.add(taken(2, source="waiting"))
+    assert hand.is_busy_with("k")
+    hand.withdraw("k")
+    assert not hand.is_busy_with("k")
+
+
+def test_the_bounds_of_a_partition_are_forgotten_with_it(hand: Hand) -> None:
+    assert hand.bounds(0) == EVERYTHING
+    hand.drop_partition(0)
+    assert hand.bounds(0) is None

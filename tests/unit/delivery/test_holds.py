@@ -17,6 +17,7 @@ seqs = st.integers(1, 2**53)
         until_ms=st.integers(0, FOREVER),
         reason=st.sampled_from(["retry", "parked", "reducer", "backlog"]),
         attempts=st.dictionaries(seqs, st.integers(1, 99)),
+        by=st.integers(0, 2**53),
         error=st.text(),
         version=st.text(),
     )
