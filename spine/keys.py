@@ -130,6 +130,11 @@ class Keys:
         return f"{self.prefix}inbox:{client}"
 
     @cached_property
+    def scratch(self) -> str:
+        """There within a script only."""
+        return self.prefix + "scratch"
+
+    @cached_property
     def due(self) -> str:
         """Sorted set: id of a scheduled event by its due time in ms."""
         return self.prefix + "due"

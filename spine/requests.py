@@ -255,7 +255,7 @@ def answer(
         "stream",
         (reply_to.request, REPLY_TTL_MS),
         seq_of=1,
-        other_keys=(keys.inbox(reply_to.inbox),),
+        other_keys=(keys.inbox(reply_to.inbox), keys.scratch),
     )
     return prepared, write
 
@@ -285,7 +285,7 @@ def part(
             drafts.keys.reply(reply_to.partition, reply_to.request),
             "stream",
             (reply_to.request, REPLY_TTL_MS, request.seq, now_ms, prepared.data),
-            other_keys=(drafts.keys.inbox(reply_to.inbox),),
+            other_keys=(drafts.keys.inbox(reply_to.inbox), drafts.keys.scratch),
         ),
     )
 

@@ -147,8 +147,8 @@ end
 
 -- Plain writes. Each: command, place of its key, the type its key must have, offset (from 1) of the event whose seq is
 -- its last argument or 0, count of arguments, arguments. `answer` instead of a command delivers event `offset` as the
--- last part of a reply: its arguments are the place of the inbox, the request's id, and the TTL in ms; `part` delivers a
--- part that is no event: its seq, time and data follow.
+-- last part of a reply: its arguments are the places of the inbox and of the scratch key, the request's id, and the TTL in
+-- ms; `part` delivers a part that is no event: its seq, time and data follow.
 -- `gather` counts event `offset` as an answer: its arguments are the places of the timetable and of the control stream,
 -- the gather's member there, the number of the question, and 1, or 0 for a failure.
 -- `unhold` removes a field (second argument) when the waiting list (place, first argument) is empty, unless it begins
@@ -183,9 +183,13 @@ end
 -- call (`ring_inboxes`): an entry holds for each answer `request seq ts last` and the data.
 local BUNDLE = 32
 local inboxes, answered = {}, {}
-local function deliver(key, inbox, request, seq, ts, last, data, ttl)
+local function deliver(key, inbox, scratch, request, seq, ts, last, data, ttl)
   local head = seq .. ' ' .. ts .. ' ' .. last
   redis.call('XADD', key, '*', head, data)
+  if last == '1' then -- nothing is added any more: a copy lacks the 4 kB that a stream sets aside for that
+    redis.call('COPY', key, scratch)
+    redis.call('RENAME', scratch, key)
+  end
   redis.call('PEXPIRE', key, ttl)
   local answers = answered[inbox]
   if not answers then
@@ -242,9 +246,9 @@ local function run_op(op, seq, data, ts)
   elseif command == 'gather' then
     count_answer(key, values, seq .. ' ' .. data)
   elseif command == 'answer' then
-    deliver(key, KEYS[tonumber(values[1])], values[2], seq, ts, '1', data, values[3])
+    deliver(key, KEYS[tonumber(values[1])], KEYS[tonumber(values[2])], values[3], seq, ts, '1', data, values[4])
   elseif command == 'part' then
-    deliver(key, KEYS[tonumber(values[1])], values[2], values[4], values[5], '0', values[6], values[3])
+    deliver(key, KEYS[tonumber(values[1])], KEYS[tonumber(values[2])], values[3], values[5], values[6], '0', values[7], values[4])
   else
     values[#values + 1] = seq
     redis.call(command, key, unpack(values))

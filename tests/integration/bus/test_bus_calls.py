@@ -296,3 +296,15 @@ async def test_a_subscription_is_shown_when_it_misses_nothing_any_more(
     await bus.subscribe("step", print)
     assert shown == [0]
     assert len(await bus.subscribers()) == 1
+
+
+async def test_a_response_that_is_kept_takes_little_more_than_what_is_in_it(url: str, namespace: str) -> None:
+    async with Spine(url, namespace=namespace) as spine, AgentEventBus(spine) as bus:
+        await bus.subscribe("step", lambda event: {"text": "x" * 500})
+        for n in range(20):
+            await bus.emit_and_wait("step", {}, 10, key=f"k-{n}")
+        kept = [key for p in range(8) for key in await spine.server.command("KEYS", spine.server.keys.reply(p, "*"))]
+        sizes = [await spine.server.command("MEMORY", "USAGE", key) for key in kept]
+        assert len(sizes) == 20
+        assert max(sizes) < 1_500
+        assert await spine.server.command("EXISTS", spine.server.keys.scratch) == 0
