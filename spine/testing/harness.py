@@ -17,7 +17,7 @@ from spine.catalog.types import Catalog, EventType
 from spine.client import Spine
 from spine.delivery.holds import FOREVER, Hold, decode_hold
 from spine.delivery.records import Done, decode_dead
-from spine.errors import InvalidInput
+from spine.errors import InvalidInput, ReducerFailed
 from spine.events import Context, Draft, Event, ReplyTo
 from spine.keys import partition_of
 from spine.names import RESERVED
@@ -48,7 +48,7 @@ class Handled(msgspec.Struct, Generic[StateT], frozen=True):
         outcomes: how the handling of each ended: ``done``, ``folded`` (state only), ``dead``, ``expired``, …
         emitted: what the agent emitted meanwhile, in order; replies are not among it.
         replies: the reply to each given event, ``None`` where there is none.
-        state: the agent's state of the last event's key.
+        state: the agent's state of the last event's key; ``None`` where a reducer that may fail did.
         errors: what it failed on, where failing was allowed.
     """
 
@@ -168,7 +168,7 @@ class AgentHarness(Generic[StateT]):
                 if event.source == self._agent.name and not _is_own(event)
             ],
             replies=replies,
-            state=await self.state(stored[-1].key) if stored else None,  # type: ignore[arg-type]
+            state=await self._state_of(stored[-1].key, may_fail) if stored else None,  # type: ignore[arg-type]
             errors=errors,
         )
 
@@ -177,6 +177,14 @@ class AgentHarness(Generic[StateT]):
         if self._agent.state_model is None:
             return None  # type: ignore[return-value]
         return await self.spine.reduce(self._agent, key=key)
+
+    async def _state_of(self, key: str, may_fail: bool) -> StateT | None:
+        try:
+            return await self.state(key)
+        except ReducerFailed:  # it is in the errors
+            if may_fail:
+                return None
+            raise
 
     async def _publish(self, draft: Draft, request: str) -> Event[Any]:
         """Store an event that may be replied to; unlike a request it has no deadline."""

@@ -99,6 +99,15 @@ async def test_a_reducer_that_raises_fails_the_test_at_once() -> None:
             await till.given(("paid", {"amount": -1}, "k"))
 
 
+@pytest.mark.parametrize("payload", [{"amount": -1}, {"amount": "much"}])
+async def test_a_reducer_may_be_what_fails(caplog: pytest.LogCaptureFixture, payload: dict) -> None:
+    caplog.set_level(logging.CRITICAL)
+    async with AgentHarness(Till) as till:
+        got = await till.given(("paid", payload, "k"), may_fail=True)
+    assert (got.state, len(got.errors)) == (None, 1)
+    assert "amount" in got.errors[0] or "no refunds" in got.errors[0]
+
+
 async def test_requests_are_answered_by_stand_ins() -> None:
     async with AgentHarness(Scheduling) as scheduling:
         await scheduling.answers("calendar.find_slot", lambda request: {**request.payload, "fit": 1.0})
