@@ -117,19 +117,19 @@ class Feed:
             return await self._news()
         self._look_for_a_gap(max(map(int, floors_raw), default=0))
         touched: set[tuple[int, int]] = set()
-        until = self.position
+        newest = 0  # of what the server says; where the reader begins is only its own choice
         for raw_key, entries in reply or ():
             partition = self._bells.index(raw_key.decode())
             self._heard[partition] = entries[-1][0].decode()
-            until = max(until, int(entries[-1][0].partition(b"-")[0]))
+            newest = max(newest, int(entries[-1][0].partition(b"-")[0]))
             lost = lost or len(entries) >= KEPT
             for _, fields in entries:
                 touched.update((partition, int(number)) for number in fields[1].split(b","))
         if lost:
-            until = max(until, int(head_raw or 0))
-        self._server.highest_seen = max(self._server.highest_seen, until)
+            newest = max(newest, int(head_raw or 0))
+        self._server.highest_seen = max(self._server.highest_seen, newest)
         streams = None if lost else frozenset(touched)
-        return msgspec.structs.replace(self._selection, streams=streams), until
+        return msgspec.structs.replace(self._selection, streams=streams), max(self.position, newest)
 
     def _look_for_a_gap(self, floor: int) -> None:
         """Raise `ReplayGap` when events were trimmed away before they were read; called again, it goes on after it."""

@@ -15,6 +15,8 @@ import httpx
 import pytest
 from spine_command import Running
 
+from spine.testing import RedisServer
+
 ROOT = Path(__file__).parents[2]
 WISH = {"customer": "ada", "sku": 7, "quantity": 10}
 
@@ -50,11 +52,11 @@ def said(running: Running, text: str) -> str:
     return str(running.until(lambda: next((line for line in list(running.out) if text in line), None), repr(text)))
 
 
-def web_service(start: Start) -> httpx.Client:
-    running = start("examples.web_service", PORT="0")
+def web_service(start: Start, **env: str) -> tuple[Running, httpx.Client]:
+    running = start("examples.web_service", PORT="0", **env)
     address = re.search(r"http://[\d.]+:\d+", running.until_said("Uvicorn running on"))
     assert address is not None
-    return httpx.Client(base_url=address[0], timeout=20)
+    return running, httpx.Client(base_url=address[0], timeout=30)
 
 
 def test_a_forty_line_agent_has_forty_lines() -> None:
@@ -62,7 +64,8 @@ def test_a_forty_line_agent_has_forty_lines() -> None:
 
 
 def test_the_web_service_publishes_asks_an_agent_and_streams(start: Start) -> None:
-    with web_service(start) as web:
+    _, client = web_service(start)
+    with client as web:
         assert web.post("/quotes", json=WISH).status_code == 503
         assert web.post("/quotes", json={"customer": "ada"}).status_code == 422
         worker = start("spine", "run", "examples.quotes:Quotes")
@@ -86,6 +89,44 @@ def test_the_web_service_publishes_asks_an_agent_and_streams(start: Start) -> No
             with web_too:
                 late = web_too.post("/orders", json={**WISH, "customer": "eve"}).json()["seq"]
             assert any(line == f"id: {late}" for line in lines)
+
+
+def next_id(lines: Iterator[str]) -> int:
+    return int(next(line for line in lines if line.startswith("id: ")).removeprefix("id: "))
+
+
+def test_the_web_service_lets_go_of_readers_that_left_and_ends_the_others_when_it_stops(start: Start) -> None:
+    service, client = web_service(start)
+    with client as web:
+        for wrong in ("x", "-1"):
+            assert web.get("/events", headers={"Last-Event-ID": wrong}).status_code == 422
+        for _ in range(5):
+            with web.stream("GET", "/events"):
+                pass
+        with web.stream("GET", "/events", headers={"Last-Event-ID": "0"}) as response:
+            lines = response.iter_lines()
+            with httpx.Client(base_url=web.base_url, timeout=20) as other:
+                assert other.post("/orders", json=WISH).json()["seq"] == next_id(lines)
+            service.signal(signal.SIGINT)
+            assert [line for line in lines if line.startswith("id: ")] == []  # it ends as a stream does, not cut off
+    assert service.wait() == 0
+    assert not [line for line in service.err if "ERROR" in line or "Traceback" in line]
+
+
+def test_the_web_service_goes_on_when_the_server_is_back(start: Start, tmp_path: Path) -> None:
+    with RedisServer.start(tmp_path, appendonly=True, appendfsync="always") as server:
+        _, client = web_service(start, SPINE_URL=server.url)
+        with client as web, httpx.Client(base_url=web.base_url, timeout=30) as other:
+            with web.stream("GET", "/events") as response:
+                lines = response.iter_lines()
+                assert other.post("/orders", json=WISH).json()["seq"] == next_id(lines)
+                server.kill()
+                server.restart()
+                assert other.post("/orders", json=WISH).json()["seq"] == next_id(lines)
+            server.kill()
+            refused = other.post("/orders", json=WISH)
+            assert refused.status_code == 503
+            assert "Nothing was stored" in refused.json()["detail"]
 
 
 def test_the_bus_in_two_processes(start: Start) -> None:

@@ -229,3 +229,22 @@ async def test_a_client_that_only_reads_notices_that_the_log_is_another_one(tmp_
         assert await everything(reader) == stored
         for client in (reader, publisher, newcomer):
             await client.close()
+
+
+async def test_where_a_reader_begins_moves_no_number(
+    tmp_path: Path, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader may name a place that never was; the numbers go on above what the server gave, and not above that."""
+    with RedisServer.start(tmp_path, appendonly=True, appendfsync="always") as server:
+        client = await connect(server.url, patience_s=30)
+        await client.publish("a.b")
+        heard: list[Event[Any]] = []
+        await client.subscribe("a.b", heard.append, after=50 * JUMP)
+        beside = await client.subscribe("a.b", heard.append)
+        await client.publish("a.b")
+        await wait_until(lambda: beside.position == 2)
+        assert client.server.highest_seen == 2
+        await asyncio.to_thread(server.restart)
+        after = await client.publish("a.b")
+        assert after.seq == JUMP + 1
+        assert "came back with less" not in caplog.text
