@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ from spine.log.streams import REPLIES
 from spine.names import RESERVED, check_key, check_pattern
 from spine.worker.housekeeping import Housekeeping
 
-Since = EventId | float | datetime
+Since = EventId | float | datetime | timedelta
 
 CONCURRENCY = 64
 DEFAULT_TIMEOUT_S = 30.0
@@ -320,8 +321,8 @@ class AgentEventBus:
 
         Args:
             event_type: a type or pattern, or several; all where left out.
-            since: an event, its id or its seq (exclusive; an int is a seq), or a time (a datetime, or seconds since the
-                epoch as a float); the beginning where left out.
+            since: an event, its id or its seq (exclusive; an int is a seq), or a time (a datetime, seconds since the
+                epoch as a float, or a timedelta before now); the beginning where left out.
             limit: 1 to the bus's `history_limit`.
             until: an event, its id or its seq (inclusive), or a time.
             key: only this key.
@@ -378,11 +379,20 @@ class AgentEventBus:
             self._kept_types = len(self.catalog)
 
     async def _seq(self, moment: Since) -> int:
+        reader = self._spine.reader
+        if isinstance(moment, timedelta):
+            return await reader.last_before(self._spine.server.now_ms() - round(moment.total_seconds() * 1000))
         if isinstance(moment, datetime):
-            return await self._spine.reader.last_before(to_ms(moment))
-        if isinstance(moment, float):
-            return await self._spine.reader.last_before(round(moment * 1000))
-        return seq_of(moment)
+            return await reader.last_before(to_ms(moment))
+        if isinstance(moment, float) and math.isfinite(moment):
+            return await reader.last_before(round(moment * 1000))
+        try:
+            return seq_of(moment)  # type: ignore[arg-type]  # a float that is no number is refused there
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"{error}, nor a time: give an event, its event_id or its seq, or a datetime, seconds since the epoch as "
+                "a float, or a timedelta before now"
+            ) from None
 
 
 def _client(spine: Spine | str | None, url: str | None, namespace: str | None) -> Spine:

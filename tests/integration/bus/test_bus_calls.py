@@ -153,12 +153,14 @@ async def test_history_since(bus: AgentEventBus) -> None:
         (datetime.fromtimestamp(middle), [second]),  # a naive time is local
         (first.timestamp, [second, first]),
         (first, [second]),
+        (timedelta(minutes=5), [second, first]),
+        (timedelta(0), []),
         (time.time() + 60, []),
     ):
         assert await bus.history("step", since) == found
         assert await bus.history(["step", "other.*"], since, 10) == found
-    for wrong in (-1, "yesterday", timedelta(days=1)):
-        with pytest.raises(InvalidInput, match="is not the id"):
+    for wrong in (-1, "yesterday", float("nan"), float("inf"), {}):
+        with pytest.raises(InvalidInput, match="is not the id of an event, nor a time"):
             await bus.history("step", since=wrong)
     for wrong in (None, "5", 1.5, 0, -1, 1_000_000):
         with pytest.raises(InvalidInput, match="limit is between"):
