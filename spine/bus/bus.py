@@ -390,8 +390,8 @@ class AgentEventBus:
             return seq_of(moment)  # type: ignore[arg-type]  # a float that is no number is refused there
         except InvalidInput as error:
             raise InvalidInput(
-                f"{error}, nor a time: give an event, its event_id or its seq, or a datetime, seconds since the epoch as "
-                "a float, or a timedelta before now"
+                f"{error}, nor a time: give an event, its event_id or its seq, or a datetime, seconds since the epoch "
+                "as a float, or a timedelta before now"
             ) from None
 
 
