@@ -17,6 +17,11 @@ _known: set[str] = set()
 _types: set[str] = set()
 
 
+def plain(name: str) -> str:
+    """Return the string itself of one that is a member of an enumeration, whatever that says of itself as text."""
+    return str.__str__(name)
+
+
 def check_name(name: str, what: str = "type") -> str:
     """Return `name` when it may be a type, topic, agent or namespace, else raise `InvalidName` that says why."""
     if type(name) is str and name in _known:

@@ -29,7 +29,7 @@ from spine.errors import InvalidInput, MissingResponse, NotOpen
 from spine.events import Context, Event, Priority, to_ms
 from spine.log.reader import Selection
 from spine.log.streams import REPLIES
-from spine.names import RESERVED, check_key, check_pattern
+from spine.names import RESERVED, check_key, check_pattern, plain
 from spine.worker.housekeeping import Housekeeping
 
 Since = EventId | float | datetime | timedelta
@@ -78,7 +78,7 @@ class AgentEventBus:
     ) -> None:
         self._spine = _client(spine, url, namespace)
         self._opens_client = not self._spine.is_open
-        self._agent_type = None if agent_type is None else check_key(agent_type, "agent type")
+        self._agent_type = None if agent_type is None else plain(check_key(agent_type, "agent type"))
         self._keep = keep
         self._concurrency = concurrency
         self._history_limit = history_limit

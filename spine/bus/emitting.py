@@ -18,7 +18,7 @@ from spine.errors import InvalidInput, RequestFailed, RequestTimeout, StateConfl
 from spine.events import Context, Draft, Event, Priority, caused_by
 from spine.keys import partition_of
 from spine.log.drafts import Completed, Prepared
-from spine.names import check_key
+from spine.names import check_key, plain
 from spine.requests import new_request_id
 
 
@@ -80,7 +80,7 @@ class Emitter:
     def _prepared(self, emission: Emission, completed: Completed | None = None) -> Prepared:
         name, data = typed(emission.event_type, emission.data)
         agent_type, context = emission.agent_type, emission.context
-        source = self._shared.agent_type if agent_type is None else check_key(agent_type, "agent type")
+        source = self._shared.agent_type if agent_type is None else plain(check_key(agent_type, "agent type"))
         key = emission.key or key_of(data)
         cause = handled.get()
         if context is None and cause is not None:

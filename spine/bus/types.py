@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from spine.catalog.types import EventType
 from spine.errors import InvalidName, InvalidPayload
+from spine.names import plain
 
 EventTypeName = str | type[EventType]
 Data = Mapping[str, Any] | BaseModel
@@ -191,8 +192,7 @@ def type_name(event_type: EventTypeName) -> str:
     Raises `InvalidName` for what names no type; the form of a name is not looked at.
     """
     if isinstance(event_type, str):
-        known = AgentEventType.__members__.get(event_type)
-        return str(event_type if known is None else known)
+        return plain(AgentEventType.__members__.get(event_type, event_type))
     if isinstance(event_type, type) and issubclass(event_type, EventType) and event_type.event_type:
         return event_type.event_type
     raise InvalidName(f"{event_type!r} is not a type of event: give a name, or the class of its payload.")

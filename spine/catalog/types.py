@@ -10,7 +10,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from spine.errors import InvalidInput, InvalidName, InvalidPayload
-from spine.names import RESERVED, check_type
+from spine.names import RESERVED, check_type, plain
 from spine.payloads import as_dict, as_model
 
 Strictness = Literal["off", "known", "strict"]
@@ -38,7 +38,7 @@ class EventType(BaseModel):
     def __init_subclass__(cls, *, name: str | None = None, version: int | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
         if name is not None:
-            cls.event_type = str(check_type(name))  # of a string enumeration as well
+            cls.event_type = plain(check_type(name))
         if version is not None:
             cls.event_version = version
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ class Silent(Agent):
     async def wish(self, event: Event) -> None: ...
 
 
+class OwnType(str, Enum):  # noqa: UP042  # the older form, whose members are other text than their value
+    ASKED = "own.asked"
+
+
+class OwnAgent(str, Enum):  # noqa: UP042
+    CLERK = "Clerk"
+
+
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "spine")
@@ -77,6 +86,24 @@ async def test_an_instance_is_type_and_data_in_one(bus: AgentEventBus) -> None:
     assert got.response == {"session_id": "s-1"}
     with pytest.raises(InvalidPayload, match="the data already"):
         await bus.emit(SessionCreated(session_id="s-1"), {"session_id": "s-2"})
+
+
+async def test_types_and_agents_may_be_enumerated(bus: AgentEventBus, spine: Spine) -> None:
+    bus.register(OwnType.ASKED, SessionCreated)
+    await bus.subscribe(OwnType.ASKED, lambda event: {"type": event.type, "by": event.agent_type})
+    got = await bus.emit_and_wait(OwnType.ASKED, {"session_id": "s"}, 10, OwnAgent.CLERK)
+    assert got.response == {"type": "own.asked", "by": "Clerk"}
+    (found,) = await bus.history(OwnType.ASKED)
+    assert (f"{found.type}", f"{found.agent_type}") == ("own.asked", "Clerk")
+    emitted = await bus.emit(OwnType.ASKED, {}, OwnAgent.CLERK)
+    assert (f"{emitted.type}", f"{emitted.agent_type}") == ("own.asked", "Clerk")
+    assert list(bus.metrics().emitted) == ["own.asked"]
+    assert await bus.unsubscribe(OwnType.ASKED) == 1
+
+    class Own(EventType, name=OwnType.ASKED): ...
+
+    assert f"{Own.event_type}" == "own.asked"
+    assert AgentEventBus(spine, agent_type=OwnAgent.CLERK)._agent_type == "Clerk"
 
 
 async def test_the_data_of_one_type_is_not_taken_for_that_of_another(bus: AgentEventBus) -> None:
