@@ -254,6 +254,7 @@ class AgentEventBus:
         """
         emission = Emission(event_type, data, agent_type, key, context, priority, expect)
         emitter = self._parts.emitter
+        await self._keep_types()
         return EventData.of(await emitter.store(emitter.prepare(emission)))
 
     async def emit_and_wait(
@@ -275,6 +276,7 @@ class AgentEventBus:
         when the callback of everybody who is has failed, and what `emit` raises.
         """
         recorder, parts = self._recorder, self._parts
+        await self._keep_types()
         emission = Emission(event_type, data, agent_type, key, context, priority, expect)
         ready = parts.emitter.prepare_question(emission, timeout)
         name = ready.prepared.envelope.type
@@ -374,9 +376,17 @@ class AgentEventBus:
             self._housekeeping.start()
             if self._keep is not None:
                 await self._spine.retention(keep=self._keep)
-        if len(self.catalog) != self._kept_types:
+        await self._keep_types()
+
+    async def _keep_types(self) -> None:
+        kept, self._kept_types = self._kept_types, len(self.catalog)
+        if kept == self._kept_types:
+            return
+        try:
             await keep(self._spine.server, self.catalog)
-            self._kept_types = len(self.catalog)
+        except BaseException:
+            self._kept_types = kept
+            raise
 
     async def _seq(self, moment: Since) -> int:
         reader = self._spine.reader

@@ -16,6 +16,7 @@ from spine.bus import (
     ResponseData,
 )
 from spine.catalog.listing import list_types
+from spine.catalog.stored import load
 from spine.testing.waiting import wait_until
 
 
@@ -72,10 +73,11 @@ async def test_a_type_may_be_named_as_constant_string_name_or_class(bus: AgentEv
     ] == "c"
 
 
-async def test_own_types_are_open_and_checked_once_registered(bus: AgentEventBus) -> None:
+async def test_own_types_are_open_and_checked_once_registered(bus: AgentEventBus, spine: Spine) -> None:
     assert (await bus.emit("anything.else", {"free": 1}, agent_type=None)).agent_type is None
     bus.register(Invoice)
     assert (await bus.emit(Invoice, {"number": "7"})).data == {"number": 7}
+    assert "invoice.sent" in await load(spine.server)
     with pytest.raises(InvalidInput, match="number"):
         await bus.emit("invoice.sent", {"number": "x"})
 
