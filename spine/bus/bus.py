@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from spine.bus.dispatch import Dispatch
+from spine.bus.dispatch import Dispatch, giving_way
 from spine.bus.emitting import Emission
 from spine.bus.messages import EventData, EventId, ResponseData, seq_of
 from spine.bus.metrics import Metrics, Recorder
@@ -58,7 +58,8 @@ class AgentEventBus:
             other type, ``off`` checks nothing. A catalogue of the client goes before.
         keep: how far back the history goes from now on, for all of the namespace: an age or a number of events. The
             bus trims the log to it while it is open.
-        concurrency: callbacks of one subscription at once; those of one key run one after another.
+        concurrency: callbacks of one subscription at work at once, without those that wait for a response; those of one
+            key run one after another.
         errors_kept: how many errors the log of `metrics` holds.
         history_limit: the most that one call of `history` returns.
     """
@@ -284,13 +285,14 @@ class AgentEventBus:
             seq = (await parts.emitter.store(ready)).seq
             missing = MissingResponse(f"nobody is subscribed to {name!r}: event {seq} is stored, without a response")
             raise parts.shared.failed("missing_response", name, str(seq), missing)
-        began = time.perf_counter()
-        recorder.waiting += 1
-        try:
-            event_id, found = await parts.emitter.ask(ready)
-        finally:
-            recorder.waiting -= 1
-        recorder.responded(time.perf_counter() - began)
+        async with giving_way():
+            began = time.perf_counter()
+            recorder.waiting += 1
+            try:
+                event_id, found = await parts.emitter.ask(ready)
+            finally:
+                recorder.waiting -= 1
+            recorder.responded(time.perf_counter() - began)
         return ResponseData.of(event_id, found)
 
     async def respond(self, event_id: EventId, response: Data) -> ResponseData | None:
