@@ -21,6 +21,8 @@ logger = logging.getLogger("spine")
 
 ALIVE_MS = 15_000
 BEAT_S = 3.0
+LOOK_S = 0.2
+RETURN_S = 1.5
 FRESH_S = 1.0
 SEPARATOR = ","
 
@@ -74,6 +76,8 @@ class Subscribers:
         self._task: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[list[SubscriberInfo]] | None = None
         self._closed = False
+        self._epoch = server.namespace.epoch
+        self._back_at = float("-inf")
 
     @property
     def mine(self) -> set[str]:
@@ -127,13 +131,27 @@ class Subscribers:
     async def any_of(self, event_type: str) -> bool:
         """Tell whether anybody is subscribed to a type; if so, what was read in the last second is good enough.
 
-        Callers that ask at the same time share one look, and go on in the order in which they asked.
+        Callers that ask at the same time share one look, and go on in the order in which they asked. When the server
+        has just come back, those who are subscribed get a moment to say so again.
         """
         if time.monotonic() - self._known_at < FRESH_S and _matching(self._known, event_type):
             return True
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self.all(), name="spine-bus-look")
-        return bool(_matching(await asyncio.shield(self._looking), event_type))
+        while True:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look(), name="spine-bus-look")
+            if _matching(await asyncio.shield(self._looking), event_type):
+                return True
+            if time.monotonic() - self._back_at > RETURN_S:
+                return False
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self) -> list[SubscriberInfo]:
+        began = time.monotonic()
+        found = await self.all()
+        epoch, self._epoch = self._epoch, self._server.namespace.epoch
+        if epoch != self._epoch or time.monotonic() - began > LOOK_S:
+            self._back_at = time.monotonic()
+        return found
 
     async def of(self, event_type: str) -> list[SubscriberInfo]:
         """Return who is subscribed to a type now."""
@@ -153,10 +171,15 @@ class Subscribers:
         await self._server.commands(*commands, ("PEXPIRE", self._key, 4 * ALIVE_MS))
 
     async def _beat_on(self) -> None:
+        """Show the subscriptions every few seconds, and at once when the server has begun anew or was away."""
+        shown_in, shown_at = self._server.namespace.epoch, time.monotonic()
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(LOOK_S)
+            if self._server.namespace.epoch == shown_in and time.monotonic() - shown_at < BEAT_S:
+                continue
             try:
                 await self._beat()
+                shown_in, shown_at = self._server.namespace.epoch, time.monotonic()
             except SpineError as error:
                 logger.debug("subscriptions not shown: %s", error)
 

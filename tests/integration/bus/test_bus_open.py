@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
-from spine import InvalidInput, NotOpen, Spine, Unavailable
+from spine import InvalidInput, MissingResponse, NotOpen, Spine, Unavailable
 from spine.bus import AgentEventBus, EventData
+from spine.testing import RedisServer
 from spine.testing.waiting import wait_until
 
 
@@ -117,3 +119,21 @@ async def test_the_history_goes_back_as_far_as_the_bus_is_told_to_keep_it(
         await wait_until(trimmed)
         newest = await bus.emit("step", {"n": "newest"})
         assert (await bus.history(limit=1))[0] == newest
+
+
+async def test_who_is_subscribed_is_found_again_when_the_server_comes_back_without_its_data(
+    tmp_path: Path, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spine.bus.subscribers.FRESH_S", 0.0)
+    with RedisServer.start(tmp_path) as server:
+        async with (
+            AgentEventBus(server.url, namespace=namespace) as subscriber,
+            AgentEventBus(server.url, namespace=namespace) as caller,
+        ):
+            await subscriber.subscribe("asked", lambda event: {"by": "subscriber"})
+            for _ in range(3):
+                assert (await caller.emit_and_wait("asked", {}, 10)).response == {"by": "subscriber"}
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.restart)
+            with pytest.raises(MissingResponse):
+                await caller.emit_and_wait("other", {}, 10)
