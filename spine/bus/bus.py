@@ -195,27 +195,28 @@ class AgentEventBus:
 
     async def unsubscribe(
         self,
-        subscription: BusSubscription | EventTypeName | Iterable[EventTypeName],
+        event_type: BusSubscription | EventTypeName | Iterable[EventTypeName],
         callback: Callback | None = None,
     ) -> int:
         """End a subscription, or those of a type (and of one callback); return how many there were.
 
         No callback starts after this; one that runs goes on.
         """
-        if isinstance(subscription, BusSubscription):
-            ended = [subscription] if subscription in self._subscriptions else []
+        if isinstance(event_type, BusSubscription):
+            ended = [event_type] if event_type in self._subscriptions else []
         else:
-            name = SEPARATOR.join(type_names(subscription))
+            name = SEPARATOR.join(type_names(event_type))
             ended = [
                 found
                 for found in self._subscriptions
                 if found.event_type == name and (callback is None or found.callback == callback)
             ]
-        for found in ended:
-            self._subscriptions.remove(found)
-            try:
-                await self._parts.subscribers.remove(found.id)
-            finally:
+        self._subscriptions = [found for found in self._subscriptions if found not in ended]
+        try:
+            if ended:
+                await self._parts.subscribers.remove(*(found.id for found in ended))
+        finally:
+            for found in ended:
                 await found.stop()
         return len(ended)
 

@@ -100,12 +100,12 @@ class Subscribers:
             clock.before_move(self._show_beyond)
             self._task = asyncio.create_task(self._beat_on(), name="spine-bus-subscribers")
 
-    async def remove(self, subscriber: str) -> None:
-        """Show a subscription no more."""
-        member = self._mine.pop(subscriber, None)
+    async def remove(self, *subscribers: str) -> None:
+        """Show subscriptions no more."""
+        members = [self._mine.pop(subscriber) for subscriber in subscribers if subscriber in self._mine]
         self._known_at = float("-inf")
-        if member is not None:
-            await self._server.command("ZREM", self._key, member)
+        if members:
+            await self._server.command("ZREM", self._key, *members)
 
     async def close(self) -> None:
         """Stop showing subscriptions."""

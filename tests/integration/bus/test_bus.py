@@ -101,7 +101,7 @@ async def test_patterns_and_unsubscribing(bus: AgentEventBus) -> None:
     assert await bus.unsubscribe("session.*") == 1
     again = await bus.subscribe("session.created", hear_all)
     assert await bus.unsubscribe("session.created", some.append) == 0
-    assert await bus.unsubscribe("session.created", hear_all) == 1
+    assert await bus.unsubscribe(event_type="session.created", callback=hear_all) == 1
     assert again.event_type == "session.created"
     assert await bus.subscribers() == []
 

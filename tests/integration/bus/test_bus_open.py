@@ -137,3 +137,14 @@ async def test_who_is_subscribed_is_found_again_when_the_server_comes_back_witho
                 await asyncio.to_thread(server.restart)
             with pytest.raises(MissingResponse):
                 await caller.emit_and_wait("other", {}, 10)
+
+
+async def test_ending_subscriptions_while_the_bus_closes_leaves_none_behind(bus_url: str, namespace: str) -> None:
+    async with Spine(bus_url, namespace=namespace) as spine:
+        bus = await AgentEventBus(spine).open()
+        for _ in range(5):
+            await bus.subscribe("step", print)
+        ended = await asyncio.gather(bus.unsubscribe("step"), bus.unsubscribe("step"), bus.close())
+        assert ended == [5, 0, None]
+        assert await AgentEventBus(spine).subscribers() == []
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("spine-subscription")]
