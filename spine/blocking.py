@@ -20,7 +20,8 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -37,10 +38,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 READ_AHEAD = 1_000
+CALLBACKS = 64
 
 _clients: weakref.WeakSet[Spine] = weakref.WeakSet()
 _connected: set[Spine] = set()
 _left_behind: list[Any] = []
+_here = threading.local()
 
 
 class _Background:
@@ -51,6 +54,14 @@ class _Background:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="spine-blocking", daemon=True)
         self._thread.start()
+        self._callbacks = ThreadPoolExecutor(CALLBACKS, "spine-callback", initializer=self._enter_callbacks)
+
+    def _enter_callbacks(self) -> None:
+        _here.calls_back_for = self
+
+    async def call_back(self, callback: Callable[[T], R], argument: T) -> R:
+        """Return what `callback` returns, called in a thread of its own."""
+        return await self._loop.run_in_executor(self._callbacks, copy_context().run, callback, argument)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what `work` returns; it runs in the background thread."""
@@ -84,6 +95,7 @@ class _Background:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._callbacks.shutdown(wait=getattr(_here, "calls_back_for", None) is not self)  # a callback may close it
 
     async def _wind_up(self) -> None:
         rest = asyncio.all_tasks() - {asyncio.current_task()}
@@ -273,13 +285,13 @@ class Spine:
         with self._opening:
             opened, self._opened = self._opened, None
             self._closed = True
-            if opened is not None:
-                _connected.discard(self)
-                background, client = opened
-                try:
-                    background.run(client.close())
-                finally:
-                    background.stop()
+            _connected.discard(self)
+        if opened is not None:  # no more under the lock: a callback that is waited for may call this client
+            background, client = opened
+            try:
+                background.run(client.close())
+            finally:
+                background.stop()
 
     @property
     def is_open(self) -> bool:
@@ -362,7 +374,7 @@ class Spine:
         background, client = self._session()
 
         async def in_a_thread(event: Event[Any]) -> None:
-            await asyncio.to_thread(callback, event)
+            await background.call_back(callback, event)
 
         return Subscription(background, background.run(client.subscribe(types, in_a_thread, after=after)))
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -350,3 +351,46 @@ def test_in_a_web_application(url: str, namespace: str) -> None:
     assert sorted(answers) == list(range(1, 31))
     assert {event.payload["path"] for event in client.replay(types="page.seen")} == {f"/{n}" for n in range(30)}
     client.close()
+
+
+def _finishes(work: Callable[[], object]) -> None:
+    """Do `work` in a thread that may hang without keeping the test run from its end."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_callback_may_close_the_client(url: str, namespace: str) -> None:
+    client = Spine(url, namespace=namespace)
+    closed = threading.Event()
+
+    def close(event: Event) -> None:
+        client.close()
+        closed.set()
+
+    client.subscribe("end", close)
+    client.publish("end")
+    assert closed.wait(10)
+    with pytest.raises(SpineError, match="closed"):
+        client.publish("end")
+
+
+def test_a_callback_that_runs_on_may_call_the_client_that_is_being_closed(url: str, namespace: str) -> None:
+    client = Spine(url, namespace=namespace)
+    began, told = threading.Event(), []
+
+    def hear(event: Event) -> None:
+        began.set()
+        while client.is_open:
+            time.sleep(0.001)
+        try:
+            client.publish("heard")
+        except SpineError as error:
+            told.append(str(error))
+
+    client.subscribe("a.b", hear)
+    client.publish("a.b")
+    assert began.wait(10)
+    _finishes(client.close)
+    assert told == ["the client is closed; `open` opens it again"]
