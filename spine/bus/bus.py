@@ -78,7 +78,7 @@ class AgentEventBus:
         history_limit: int = HISTORY_LIMIT,
     ) -> None:
         self._spine = _client(spine, url, namespace)
-        self._opens_client = not self._spine.is_open
+        self._opened_client = False
         self._agent_type = None if agent_type is None else plain(check_key(agent_type, "agent type"))
         self._keep = keep
         self._concurrency = concurrency
@@ -92,7 +92,7 @@ class AgentEventBus:
         self._subscriptions: list[BusSubscription] = []
         self._kept_types = 0
         self._housekeeping: Housekeeping | None = None
-        self._working: Parts | None = None if self._opens_client else self._assembled()
+        self._working: Parts | None = self._assembled() if self._spine.is_open else None
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -104,8 +104,9 @@ class AgentEventBus:
 
     async def open(self) -> Self:
         """Begin, on a client that is opened where it is not. Use ``async with`` where you can."""
-        if self._opens_client and not self._spine.is_open:
+        if not self._spine.is_open:
             await self._spine.open()
+            self._opened_client = True
         try:
             await self._begin()
         except BaseException:
@@ -125,7 +126,8 @@ class AgentEventBus:
         if self._housekeeping is not None:
             await self._housekeeping.stop()
         self._working = self._housekeeping = None
-        if self._opens_client and self._spine.is_open:
+        if self._opened_client:
+            self._opened_client = False
             await self._spine.close()
 
     def register(

@@ -63,6 +63,15 @@ async def test_a_client_that_was_open_stays_open(bus_url: str, namespace: str) -
         assert (await spine.publish("step")).seq
 
 
+async def test_a_client_that_was_opened_meanwhile_stays_open(bus_url: str, namespace: str) -> None:
+    spine = Spine(bus_url, namespace=namespace)
+    bus = AgentEventBus(spine)
+    async with spine:
+        async with bus:
+            await ask_itself(bus)
+        assert (await spine.publish("step")).seq
+
+
 async def test_what_it_cannot_be_made_with_is_refused(bus_url: str) -> None:
     for arguments in (
         {"spine": 7},
