@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType
 from spine.codec import DEFAULT_MAX_BYTES
-from spine.connection import PATIENCE_S, Server
+from spine.connection import PATIENCE_S, Server, check_partitions
 from spine.coordination.answers import Answers, Reducer
 from spine.coordination.fanout import (
     AnswerStream,
@@ -36,6 +36,7 @@ from spine.errors import InvalidInput, NotOpen
 from spine.events import Context, Draft, Durability, Event, Payload, Priority
 from spine.keys import partition_of
 from spine.log.drafts import Drafts, Prepared, check_limit
+from spine.log.durability import known_durability
 from spine.log.feed import Feed
 from spine.log.floors import Gaps
 from spine.log.listener import Listener
@@ -73,8 +74,8 @@ class Spine(Past):
         name: the `source` of what this client publishes.
         durability: what an acknowledged publish has survived: ``memory`` (the server has it), ``disk`` (fsynced) or
             ``replicas`` (one replica has it).
-        partitions: of a namespace that is created now (8 where left out); another number than an existing
-            namespace has raises `NamespaceMismatch`.
+        partitions: of a namespace that is created now (8 where left out, 4,096 at most); another number than an
+            existing namespace has raises `NamespaceMismatch`.
         max_event_bytes: the largest event accepted, 1 MiB at most.
         patience_s: how long a call goes on trying while the server is away.
         catalog: the types there are: what is published is checked against it, and it is kept with the namespace for
@@ -100,11 +101,11 @@ class Spine(Past):
     ) -> None:
         self.namespace = check_name(namespace or os.environ.get("SPINE_NAMESPACE") or DEFAULT_NAMESPACE, "namespace")
         self.name = check_name(name, "client name")
-        self.durability: Durability = durability
-        self._url = url or os.environ.get("SPINE_URL")
-        self._partitions = partitions
+        self.durability: Durability = known_durability(durability)
+        self._url = url or os.environ.get("SPINE_URL") or None
+        self._partitions = check_partitions(partitions)
         self._max_event_bytes = check_limit(max_event_bytes)
-        self._patience_s = patience_s
+        self._patience_s = in_seconds(patience_s, "patience_s")
         self.catalog = catalog
         self._embedded: Any = None
         self.is_open = False
@@ -211,14 +212,17 @@ class Spine(Past):
         draft = Draft(type, payload if payload is not None else {}, key, context, priority, to, dedupe_key)
         return await self.publisher.append_one(self.drafts.prepare(draft), durability or self.durability)
 
-    async def publish_many(self, drafts: Sequence[Draft], *, durability: Durability | None = None) -> list[Event[Any]]:
+    async def publish_many(self, drafts: Iterable[Draft], *, durability: Durability | None = None) -> list[Event[Any]]:
         """Store all of `drafts` as one atomic batch, with consecutive seqs; return them in the same order."""
-        if not drafts:
-            return []
-        for draft in drafts:
+        if not isinstance(drafts, Iterable):
+            raise InvalidInput(f"publish_many takes Drafts, not {type(drafts).__name__}. Nothing was stored.")
+        batch = list(drafts)
+        for draft in batch:
             if not isinstance(draft, Draft):
                 raise InvalidInput(f"publish_many takes Drafts, not {type(draft).__name__}. Nothing was stored.")
-        prepared = [self.drafts.prepare(draft) for draft in drafts]
+        if not batch:
+            return []
+        prepared = [self.drafts.prepare(draft) for draft in batch]
         return await self.publisher.append(prepared, durability or self.durability)
 
     async def schedule(
@@ -425,8 +429,8 @@ class Spine(Past):
         limit: int = 50,
     ) -> list[Event[Any]]:
         """Return the newest events first, `limit` at most; `since` is exclusive and `until` inclusive."""
-        if limit < 1:
-            raise InvalidInput(f"limit must be at least 1, not {limit}")
+        if type(limit) is not int or limit < 1:
+            raise InvalidInput(f"limit is a number of events, 1 or more, not {limit!r}")
         selection = _selection(types, key, correlation)
         head = await self.reader.head()
         start = await self.seq_at(since)
@@ -523,6 +527,8 @@ class Spine(Past):
 
 
 def _selection(types: Types, key: str | None, correlation: str | None) -> Selection:
+    if not isinstance(types, Iterable):
+        raise InvalidInput(f"types are names or patterns like 'order.*', not {types!r}")
     wanted = (types,) if isinstance(types, str) else tuple(types)
     for pattern in wanted:
         check_pattern(pattern)

@@ -7,6 +7,7 @@ entry's id holds the seq, its field name the server's time in milliseconds, and 
 
 from __future__ import annotations
 
+import re
 import zlib
 from datetime import datetime
 from typing import Any
@@ -71,6 +72,7 @@ _decode_format = msgspec.msgpack.Decoder(_FormatOnly).decode
 _decode_payload = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_no_extension).decode
 _decode_context = msgspec.msgpack.Decoder(_LooseContext, ext_hook=_no_extension).decode
 
+_BY_PLACE = re.compile(r"`\$\[(\d+)\]([^`]*)`")
 _REFUSALS = (OverflowError, UnicodeEncodeError, msgspec.MsgspecError, ValueError, TypeError, AttributeError)
 
 
@@ -109,7 +111,8 @@ def normalise_payload(payload: Any) -> dict[str, Any]:
     try:
         return _decode_payload(_encode(payload))
     except _REFUSALS as error:
-        raise InvalidPayload(f"the payload cannot be stored: {error}. Nothing was stored.") from error
+        where = _unstorable(payload, "payload") or "the payload"
+        raise InvalidPayload(f"{where} cannot be stored: {error}. Nothing was stored.") from error
 
 
 def check_context(context: Context) -> Context:
@@ -126,8 +129,16 @@ def check_context(context: Context) -> Context:
     except InvalidPayload as error:
         raise InvalidContext(str(error)) from error
     except _REFUSALS as error:
-        raise InvalidContext(f"the context cannot be stored: {error}. Nothing was stored.") from error
+        fields = {name: getattr(context, name) for name in context.__struct_fields__}
+        where = _unstorable(fields, "context") or "the context"
+        reason = _BY_PLACE.sub(_context_field, str(error))
+        raise InvalidContext(f"{where} cannot be stored: {reason}. Nothing was stored.") from error
     return _tightened(loose)
+
+
+def _context_field(place: re.Match[str]) -> str:
+    """Return the name of a field that msgspec names by its place."""
+    return f"context.{Context.__struct_fields__[int(place[1])]}{place[2]}"
 
 
 def _tightened(loose: Any) -> Context:
@@ -152,6 +163,24 @@ def _check_value(value: Any, path: str, depth: int) -> None:
             f"{path} is a {type(value).__name__}, which cannot be stored: use text, numbers, lists and dicts, or a "
             "pydantic model. Nothing was stored."
         )
+
+
+def _unstorable(value: Any, path: str) -> str | None:
+    """Return where in `value`, checked before, there is text or a number that cannot be stored."""
+    if isinstance(value, dict):
+        named = ((f"{path}.{name}", item) for name, item in value.items())
+        text: Any = next((f"the name {name!r} in {path}" for name in value if not _is_storable(name)), None)
+    elif isinstance(value, list | tuple):
+        named, text = ((f"{path}[{index}]", item) for index, item in enumerate(value)), None
+    else:
+        return None if _is_storable(value) else path
+    return text or next((found for where, item in named if (found := _unstorable(item, where))), None)
+
+
+def _is_storable(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**64
 
 
 def encode(envelope: Envelope, limit: int = DEFAULT_MAX_BYTES) -> bytes:

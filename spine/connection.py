@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import msgspec
 import redis
@@ -38,7 +39,9 @@ from redis.retry import Retry as BlockingRetry
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 
 from spine import clock
+from spine.durations import in_seconds
 from spine.errors import (
+    InvalidInput,
     Misconfigured,
     NamespaceMismatch,
     ServerRefused,
@@ -59,9 +62,13 @@ T = TypeVar("T")
 FORMAT = "1"
 INCOMPLETE = "incomplete"
 DEFAULT_PARTITIONS = 8
+MAX_PARTITIONS = 4_096
 JUMP = 1_000_000
 PATIENCE_S = 10.0
 MINIMUM_VERSION = (6, 2)
+UNREADABLE = (
+    "it cannot be read (its port, database or options); in a password, write / # ? @ and : as %2F %23 %3F %40 %3A"
+)
 
 
 class NamespaceChanged(SpineError):
@@ -77,17 +84,22 @@ class WrongGroup(SpineError):
 
 
 def redacted(url: str) -> str:
-    """Return `url` without its password, also where the password's own "/", "#" or "@" break the URL."""
-    return re.sub(r"(//[^:/@]*:).*@", r"\1***@", re.sub(r"([?&]password=)[^&#]*", r"\1***", url), flags=re.DOTALL)
+    """Return `url` without its password, also where the password's own "/", "#" or "@" break the URL.
+
+    Of a login that is one word, nobody knows whether it is the name or the password: it goes.
+    """
+    shown = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
+    shown = re.sub(r"(//[^:/@]*:).*@", r"\1***@", shown, flags=re.DOTALL)
+    return re.sub(r"(//)[^:/?#@]+@", r"\1***@", shown)
 
 
-def not_a_url(url: str, error: ValueError) -> Misconfigured:
+def not_a_url(url: str, error: Exception) -> Misconfigured:
     """Return the error for a `url` that cannot be read; raise it `from None`.
 
     The parser's own words quote what it took for the port, which can be a piece of the password.
     """
     shown = redacted(url)
-    reason = error if shown == url else "it cannot be read; in a password, write / # ? @ and : as %2F %23 %3F %40 %3A"
+    reason = error if shown == url else UNREADABLE
     return Misconfigured(
         f"{shown!r} is not a URL of a server: {reason}. Use redis://, rediss://, unix:// or memory://."
     )
@@ -121,6 +133,13 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, ServerUnreachable):
         return not isinstance(error, ClientClosed)
     return isinstance(error.__cause__, BusyLoadingError | ReadOnlyError | MasterDownError | TryAgainError)
+
+
+def check_partitions(partitions: int | None) -> int | None:
+    """Return `partitions` when a namespace may have as many. Raises `InvalidInput`."""
+    if partitions is not None and (type(partitions) is not int or not 0 < partitions <= MAX_PARTITIONS):
+        raise InvalidInput(f"a namespace has 1 to {MAX_PARTITIONS:,} partitions, not {partitions!r}")
+    return partitions
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -171,8 +190,8 @@ class Server:
     ) -> None:
         self.url = url
         self.keys = Keys(namespace)
-        self.patience_s = patience_s
-        self._partitions = partitions
+        self.patience_s = in_seconds(patience_s, "patience_s")
+        self._partitions = check_partitions(partitions)
         self._accepts_incomplete = accepts_incomplete
         self._pool = _pool(url)
         self._run_id = ""
@@ -329,7 +348,7 @@ class Server:
             raise ServerUnreachable(
                 f"no Redis at {redacted(self.url)}: {reason}. Nothing was stored. Start it, or check the URL."
             ) from error
-        except SpineError:
+        except BaseException:
             await connection.disconnect(nowait=True)
             raise
         return connection
@@ -393,7 +412,16 @@ async def _server_info(connection: AbstractConnection) -> ServerInfo:
     return ServerInfo(product, version, fields.get("run_id", ""))
 
 
+def _check_database(url: str) -> None:
+    """Refuse a database that is no number: redis-py would take the first one instead."""
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?\d*/?", parts.path, re.ASCII):
+        raise ValueError(f"the database {parts.path!r} is no number")
+
+
 def _pool(url: str) -> ConnectionPool:
+    if not isinstance(url, str):
+        raise InvalidInput(f"the URL of a server is text, not {type(url).__name__}")
     options: dict[str, Any] = {
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
@@ -408,6 +436,9 @@ def _pool(url: str) -> ConnectionPool:
     if not url.startswith("unix://"):
         options["socket_keepalive"] = True
     try:
-        return ConnectionPool.from_url(url, **options)
-    except ValueError as error:
+        _check_database(url)
+        pool = ConnectionPool.from_url(url, **options)
+        pool.make_connection()  # opens nothing, and takes the options that the URL names
+    except (ValueError, TypeError) as error:
         raise not_a_url(url, error) from None
+    return pool

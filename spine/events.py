@@ -12,6 +12,7 @@ import msgspec
 from pydantic import BaseModel
 
 from spine.catalog.types import EventType
+from spine.errors import InvalidInput
 
 PayloadT = TypeVar("PayloadT")
 Payload = Mapping[str, Any] | BaseModel
@@ -238,5 +239,8 @@ def from_ms(ms: int) -> datetime:
 
 
 def to_ms(moment: datetime) -> int:
-    """Return `moment` in milliseconds since the epoch; a naive time counts as local time."""
-    return round(moment.timestamp() * 1000)
+    """Return `moment` in milliseconds since the epoch; a naive time counts as local time. Raises `InvalidInput`."""
+    try:
+        return round(moment.timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):  # the first and the last day there is, in another zone
+        raise InvalidInput(f"{moment!r} is beyond the times that there are. Nothing was stored.") from None

@@ -11,6 +11,7 @@ from spine.errors import InvalidName
 NAME = re.compile(r"[a-z0-9@][a-z0-9._-]{0,127}", re.ASCII)
 PATTERN = re.compile(r"[a-z0-9@*][a-z0-9._*-]{0,127}", re.ASCII)
 KEY_BYTES = 256
+SHOWN = 160
 RESERVED = "spine."
 
 _known: set[str] = set()
@@ -22,14 +23,20 @@ def plain(name: str) -> str:
     return str.__str__(name)
 
 
+def shown(value: object) -> str:
+    """Return how a value that is refused is shown; of a long one, its beginning."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
 def check_name(name: str, what: str = "type") -> str:
     """Return `name` when it may be a type, topic, agent or namespace, else raise `InvalidName` that says why."""
     if type(name) is str and name in _known:
         return name
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise InvalidName(
-            f"{what} {name!r} is not a valid name: use 1 to 128 of a-z 0-9 . _ - (first one a letter, digit or @). "
-            "Nothing was stored."
+            f"{what} {shown(name)} is not a valid name: use 1 to 128 of a-z 0-9 . _ - (first one a letter, digit or @)."
+            " Nothing was stored."
         )
     if len(_known) < 10_000:
         _known.add(name)
@@ -63,20 +70,24 @@ def check_key(key: str, what: str = "key") -> str:
     if isinstance(key, str) and key and (len(key) <= KEY_BYTES // 4 or _utf8_length(key) <= KEY_BYTES):
         _utf8_length(key)
         return key
-    raise InvalidName(f"{what} {key!r} must be a non-empty string of at most {KEY_BYTES} bytes. Nothing was stored.")
+    raise InvalidName(
+        f"{what} {shown(key)} must be a non-empty string of at most {KEY_BYTES} bytes. Nothing was stored."
+    )
 
 
 def _utf8_length(key: str) -> int:
     try:
         return len(key.encode())
     except UnicodeEncodeError as error:
-        raise InvalidName(f"key {key!r} is not valid UTF-8: {error.reason}. Nothing was stored.") from error
+        raise InvalidName(f"key {shown(key)} is not valid UTF-8: {error.reason}. Nothing was stored.") from error
 
 
 def check_pattern(pattern: str) -> str:
     """Return `pattern` when it is a name that may hold ``*``, each standing for any run of characters."""
     if not isinstance(pattern, str) or not PATTERN.fullmatch(pattern):
-        raise InvalidName(f"{pattern!r} is not a valid type or pattern: use a-z 0-9 . _ - @ and * for any characters.")
+        raise InvalidName(
+            f"{shown(pattern)} is not a valid type or pattern: use a-z 0-9 . _ - @ and * for any characters."
+        )
     return pattern
 
 

@@ -42,7 +42,7 @@ class Past:
         """Return the seq that a time stands for: all before it is up to that. A seq stays one."""
         if isinstance(moment, datetime):
             return await self.reader.last_before(to_ms(moment))
-        if not isinstance(moment, int):
+        if type(moment) is not int:
             raise InvalidInput(f"a moment is a seq or a datetime, not {moment!r}")
         if moment < 0:
             raise InvalidInput(f"a seq is 0 or more, not {moment}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -17,12 +18,11 @@ def as_dict(payload: Any) -> dict[str, Any]:
         return payload
     if isinstance(payload, BaseModel):
         return _written(payload)
-    try:
+    if isinstance(payload, Mapping):
         return dict(payload)
-    except (TypeError, ValueError):
-        raise InvalidPayload(
-            f"the payload must be a dict or a pydantic model, not {type(payload).__name__}. Nothing was stored."
-        ) from None
+    raise InvalidPayload(
+        f"the payload must be a dict or a pydantic model, not {type(payload).__name__}. Nothing was stored."
+    )
 
 
 def _written(model: BaseModel) -> dict[str, Any]:

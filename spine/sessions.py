@@ -9,6 +9,7 @@ import msgspec
 
 from spine.codec import normalise_payload
 from spine.connection import Argument, Server
+from spine.errors import InvalidPayload
 from spine.events import Context
 from spine.keys import partition_of
 from spine.log.drafts import Drafts, Prepared, Write
@@ -67,7 +68,9 @@ def session_update(
 
     The write's `seq_of` is 1: the event must be the first of its call, or the write be shifted.
     """
-    checked = normalise_payload(dict(changes))
+    checked = normalise_payload(changes)
+    if any(name.startswith("\0") or not name for name in checked):
+        raise InvalidPayload("a field of a session needs a name, and none that begins with \\0. Nothing was stored.")
     prepared = drafts.assemble(UPDATED, {"changes": checked}, context, key=session_id, topic=SESSIONS, source=source)
     key = drafts_session_key(drafts, session_id)
     sets: list[Argument] = []

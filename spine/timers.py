@@ -16,7 +16,7 @@ from spine import clock
 from spine.codec import Envelope
 from spine.connection import Server, is_passing
 from spine.delivery.commits import Committer, Held, NoLongerPending
-from spine.durations import in_seconds
+from spine.durations import LONGEST_S, in_seconds
 from spine.errors import InvalidInput, SpineError
 from spine.events import Event, from_ms, to_ms
 from spine.keys import Keys
@@ -80,9 +80,14 @@ def due_ms(now_ms: int, delay: timedelta | float | None, at: datetime | None) ->
     """Return the due time in ms from either a delay (timedelta or seconds) or a time."""
     if (delay is None) == (at is None):
         raise InvalidInput("give either delay= or at=. Nothing was stored.")
-    if at is not None:
-        return to_ms(at)
-    return now_ms + round(in_seconds(delay or 0.0, "delay") * 1000)
+    if at is None:
+        return now_ms + round(in_seconds(delay or 0.0, "delay") * 1000)
+    if not isinstance(at, datetime):
+        raise InvalidInput(f"at is a datetime, not {at!r}. Nothing was stored.")
+    due = to_ms(at)
+    if due - now_ms > LONGEST_S * 1000:
+        raise InvalidInput(f"at is {at!r}, more than thirty years from now. Nothing was stored.")
+    return due
 
 
 def encode_scheduled(topic: str, lane: int, partition: int, data: bytes, since_ms: int = 0) -> bytes:

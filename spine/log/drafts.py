@@ -217,6 +217,8 @@ class Drafts:
             check_key(context.correlation, "correlation")
             if lane is not context.priority:
                 context = context.replace(priority=lane)
+        if context.session_id is not None:
+            check_key(context.session_id, "session id")
         key = check_key((context.session_id or context.correlation) if key is None else key)
         if dedupe_key is not None:
             check_key(dedupe_key, "dedupe key")
@@ -230,8 +232,8 @@ class Drafts:
 
 def check_limit(max_bytes: int) -> int:
     """Return `max_bytes` when it may be the limit of an event. Raises `InvalidInput`."""
-    if not 0 < max_bytes <= HARD_MAX_BYTES:
-        raise InvalidInput(f"the limit of an event is between 1 and {HARD_MAX_BYTES:,} bytes, not {max_bytes:,}")
+    if type(max_bytes) is not int or not 0 < max_bytes <= HARD_MAX_BYTES:
+        raise InvalidInput(f"the limit of an event is between 1 and {HARD_MAX_BYTES:,} bytes, not {max_bytes!r}")
     return max_bytes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from redis.exceptions import RedisError
 
@@ -13,11 +13,16 @@ from spine.events import Durability
 DURABILITY_TIMEOUT_MS = 5_000
 
 
+def known_durability(durability: Durability) -> Durability:
+    """Return `durability` when it is one. Raises `InvalidInput`."""
+    if durability not in get_args(Durability):
+        raise InvalidInput(f"durability is 'memory', 'disk' or 'replicas', not {durability!r}. Nothing was stored.")
+    return durability
+
+
 async def check_durability(server: Server, durability: Durability) -> None:
     """Refuse, before anything is stored, what `server` cannot confirm."""
-    if durability not in ("disk", "replicas"):
-        raise InvalidInput(f"durability is 'memory', 'disk' or 'replicas', not {durability!r}. Nothing was stored.")
-    if durability == "disk":
+    if known_durability(durability) == "disk":
         info = (await server.command("INFO", "persistence")).decode()
         if "aof_enabled:1" not in info:
             raise NotDurable(

@@ -170,6 +170,7 @@ async def test_a_listener_that_is_no_redis_is_told(connect: Any) -> None:
         ("redis://user:p@w#x?y@host/0", "redis://user:***@host/0"),
         ("redis://host:1/0?password=p@w", "redis://host:1/0?password=***"),
         ("redis://host/0", "redis://host/0"),
+        ("redis://pw@host/0", "redis://***@host/0"),
     ],
 )
 def test_passwords_are_never_shown(url: str, shown: str) -> None:
