@@ -376,8 +376,8 @@ class Spine(Past):
         """Yield the events of the log up to the present (or `until`), in seq order, in constant memory.
 
         Args:
-            after: a seq (exclusive) or a time.
-            until: a seq (inclusive) or a time; the present where left out.
+            after: a seq (exclusive), or a time since when.
+            until: a seq (inclusive), or a time, its millisecond with it; the present where left out.
             types: types or patterns with ``*``.
             key: only this key.
             correlation: only this correlation.
@@ -387,7 +387,7 @@ class Spine(Past):
         selection = _selection(types, key, correlation)
         head = await self.reader.head()
         start = await self.seq_at(after)
-        end = head if until is None else min(head, await self.seq_at(until))
+        end = head if until is None else min(head, await self.seq_at(until, inclusive=True))
         gaps = Gaps(self.server, selection)
         await gaps.check(start)
         async with aclosing(self.reader.batches(selection, start, end)) as batches:
@@ -428,13 +428,13 @@ class Spine(Past):
         correlation: str | None = None,
         limit: int = 50,
     ) -> list[Event[Any]]:
-        """Return the newest events first, `limit` at most; `since` is exclusive and `until` inclusive."""
+        """Return the newest events first, `limit` at most; `since` and `until` are `replay`'s `after` and `until`."""
         if type(limit) is not int or limit < 1:
-            raise InvalidInput(f"limit is a number of events, 1 or more, not {limit!r}")
+            raise InvalidInput(f"limit must be a number, at least 1, not {limit!r}")
         selection = _selection(types, key, correlation)
         head = await self.reader.head()
         start = await self.seq_at(since)
-        end = head if until is None else min(head, await self.seq_at(until))
+        end = head if until is None else min(head, await self.seq_at(until, inclusive=True))
         found: list[Event[Any]] = []
         async with aclosing(self.reader.backward(selection, start, end)) as events:
             async for event in events:

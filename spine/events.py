@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
@@ -28,6 +28,7 @@ else:
     Map = dict[str, _Value]
 Durability = Literal["memory", "disk", "replicas"]
 PATH_KEPT = 64
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Priority(IntEnum):
@@ -239,8 +240,8 @@ def from_ms(ms: int) -> datetime:
 
 
 def to_ms(moment: datetime) -> int:
-    """Return `moment` in milliseconds since the epoch; a naive time counts as local time. Raises `InvalidInput`."""
+    """Return the millisecond since the epoch that `moment` is in; a naive time is local. Raises `InvalidInput`."""
     try:
-        return round(moment.timestamp() * 1000)
+        return (moment.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError, OSError):  # the first and the last day there is, in another zone
         raise InvalidInput(f"{moment!r} is beyond the times that there are. Nothing was stored.") from None

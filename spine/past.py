@@ -38,10 +38,14 @@ class Past:
         reader: Reader
         streams: Streams
 
-    async def seq_at(self, moment: Moment) -> int:
-        """Return the seq that a time stands for: all before it is up to that. A seq stays one."""
+    async def seq_at(self, moment: Moment, *, inclusive: bool = False) -> int:
+        """Return the seq that a time stands for: all before it is up to that. A seq stays one.
+
+        With `inclusive`, what was stored in that millisecond is up to it as well: so a state or a range that ends at
+        the `ts` of an event, or at a clock just read, has all that was there by then.
+        """
         if isinstance(moment, datetime):
-            return await self.reader.last_before(to_ms(moment))
+            return await self.reader.last_before(to_ms(moment) + inclusive)
         if type(moment) is not int:
             raise InvalidInput(f"a moment is a seq or a datetime, not {moment!r}")
         if moment < 0:
@@ -61,7 +65,7 @@ class Past:
         Raises `ReducerFailed`, or `ReplayGap` where events it needs were trimmed away.
         """
         travel = TimeTravel(self.server, self.reader, self.streams, kind)
-        until = PRESENT if at is None else await self.seq_at(at)
+        until = PRESENT if at is None else await self.seq_at(at, inclusive=True)
         state: StateT = (await travel.cell(travel.checked(key), until)).state
         return state
 
@@ -76,7 +80,7 @@ class Past:
         """Yield (event, state before, state after) for each event that an agent or projection folds, in seq order."""
         travel = TimeTravel(self.server, self.reader, self.streams, kind)
         wanted, start = travel.checked(key), await self.seq_at(after)
-        end = PRESENT if until is None else await self.seq_at(until)
+        end = PRESENT if until is None else await self.seq_at(until, inclusive=True)
         async with aclosing(travel.steps(wanted, start, end)) as steps:
             async for step in steps:
                 yield step
@@ -87,7 +91,7 @@ class Past:
         """Keep the state at a seq or time (now where left out), so that a later look at it begins there."""
         travel = TimeTravel(self.server, self.reader, self.streams, kind)
         wanted = travel.checked(key)
-        cell = await travel.cell(wanted, PRESENT if at is None else await self.seq_at(at))
+        cell = await travel.cell(wanted, PRESENT if at is None else await self.seq_at(at, inclusive=True))
         snapshots = Snapshots(self.server, kind.name, kind.version)
         await snapshots.keep(wanted, cell.seq, cell.encode())
         return next(one for one in await snapshots.find(wanted) if one.seq == cell.seq)
@@ -177,7 +181,7 @@ class Past:
             begun = await fork.begun_at()
             moment = await self.reader.head() if begun is None else begun
         else:
-            moment = await self.seq_at(at)
+            moment = await self.seq_at(at, inclusive=True)
         return await fork.run(moment, told)
 
     async def export(self, *, until: Moment | None = None) -> AsyncGenerator[bytes, None]:
@@ -190,7 +194,7 @@ class Past:
             until: a seq or time; now where left out.
         """
         head = await self.reader.head()
-        end = head if until is None else min(head, await self.seq_at(until))
+        end = head if until is None else min(head, await self.seq_at(until, inclusive=True))
         async with aclosing(export_lines(self.server, self.reader, self.streams, end)) as lines:
             async for line in lines:
                 yield line

@@ -341,7 +341,7 @@ class AgentEventBus:
         after = 0 if since is None else await self._seq(since)
         end = await reader.head()
         if until is not None:
-            end = min(end, await self._seq(until))
+            end = min(end, await self._seq(until, inclusive=True))
         found: list[EventData] = []
         async with aclosing(reader.backward(Selection(types=types, key=key), after, end)) as events:
             async for event in events:
@@ -393,21 +393,16 @@ class AgentEventBus:
             self._kept_types = kept
             raise
 
-    async def _seq(self, moment: Since) -> int:
-        reader = self._spine.reader
+    async def _seq(self, moment: Since, *, inclusive: bool = False) -> int:
         if isinstance(moment, timedelta):
-            return await reader.last_before(self._spine.server.now_ms() - round(moment.total_seconds() * 1000))
-        if isinstance(moment, datetime):
-            return await reader.last_before(to_ms(moment))
-        if isinstance(moment, float) and math.isfinite(moment):
-            return await reader.last_before(round(moment * 1000))
-        try:
-            return seq_of(moment)  # type: ignore[arg-type]  # a float that is no number is refused there
-        except InvalidInput as error:
-            raise InvalidInput(
-                f"{error}, nor a time: give an event, its event_id or its seq, or a datetime, seconds since the epoch "
-                "as a float, or a timedelta before now"
-            ) from None
+            ms = self._spine.server.now_ms() - round(moment.total_seconds() * 1000)
+        elif isinstance(moment, datetime):
+            ms = to_ms(moment)
+        elif isinstance(moment, float) and math.isfinite(moment):
+            ms = round(moment * 1000)
+        else:
+            return _number(moment)
+        return await self._spine.reader.last_before(ms + inclusive)
 
 
 def _client(spine: Spine | str | None, url: str | None, namespace: str | None) -> Spine:
@@ -421,3 +416,14 @@ def _client(spine: Spine | str | None, url: str | None, namespace: str | None) -
     if not isinstance(spine, str | None):
         raise InvalidInput(f"AgentEventBus takes a Spine or a URL, not {spine!r}")
     return Spine(spine if url is None else url, namespace=namespace)
+
+
+def _number(moment: Any) -> int:
+    """Return the seq that `moment` names. Raises `InvalidInput`."""
+    try:
+        return seq_of(moment)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{error}, nor a time: give an event, its event_id or its seq, or a datetime, seconds since the epoch "
+            "as a float, or a timedelta before now"
+        ) from None

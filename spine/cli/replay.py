@@ -113,7 +113,7 @@ async def _replay(
 ) -> None:
     head = await spine.reader.head()
     seq = first = await spine.seq_at(after) if position is None else position.read(await spine.seq_at(after))
-    end = head if until is None else min(head, await spine.seq_at(until))
+    end = head if until is None else min(head, await spine.seq_at(until, inclusive=True))
     quiet = sys.stdout.isatty()
     with Events(output) as events, Progress("replaying", "events", total=end - first, quiet=quiet) as progress:
         try:

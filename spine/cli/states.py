@@ -72,7 +72,7 @@ async def _state(spine: Spine, kind: Kind, looking: Looking, output: Format) -> 
 
     head = await spine.reader.head()
     at = optional_moment(looking.until)
-    until = head if at is None else min(head, await spine.seq_at(at))
+    until = head if at is None else min(head, await spine.seq_at(at, inclusive=True))
     travel = TimeTravel(spine.server, spine.reader, spine.streams, kind)
     with Progress("folding", "numbers", total=until) as progress:
         cell = await travel.cell(travel.checked(looking.key), until, told=progress.advance)
@@ -92,7 +92,7 @@ def _whose(key: str | None) -> str:
 async def _diff(spine: Spine, kind: Kind, key: str | None, between: tuple[str, str], output: Format) -> None:
     from spine.diff import differences
 
-    first, last = [await spine.seq_at(moment(text)) for text in between]
+    first, last = [await spine.seq_at(moment(text), inclusive=True) for text in between]
     if first > last:
         raise typer.BadParameter(f"--diff goes forward: {between[1]} is before {between[0]}")
     steps: list[tuple[Step[Any], list[Difference]]] = []
@@ -155,7 +155,7 @@ async def _verify(spine: Spine, kind: Kind, target: str, app_dir: Path, looking:
     from spine.verify import verify
 
     head, at = await spine.reader.head(), optional_moment(looking.until)
-    until = head if at is None else min(head, await spine.seq_at(at))
+    until = head if at is None else min(head, await spine.seq_at(at, inclusive=True))
     order = Order(
         target=target,
         app_dir=str(app_dir),

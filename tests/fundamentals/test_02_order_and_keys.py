@@ -29,4 +29,4 @@ async def test_a_range_of_the_log_is_named_by_numbers_or_times(url: str, namespa
 
         assert [event.seq async for event in spine.replay(after=3, until=6)] == [4, 5, 6]
         assert [event async for event in spine.replay(after=events[0].ts)] == events
-        assert [event async for event in spine.replay(until=events[0].ts)] == []
+        assert events[0] in [event async for event in spine.replay(until=events[0].ts)]

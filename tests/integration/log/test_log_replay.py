@@ -123,7 +123,7 @@ async def test_times(spine: Spine) -> None:
         for shift in (timedelta(0), timedelta(milliseconds=1), timedelta(milliseconds=-1)):
             at = moment + shift
             assert await everything(spine, after=at) == [event for event in stored if event.ts >= at]
-            assert await everything(spine, until=at) == [event for event in stored if event.ts < at]
+            assert await everything(spine, until=at) == [event for event in stored if event.ts <= at]
     assert await everything(spine, after=moments[0] - timedelta(days=1)) == stored
     assert await everything(spine, after=moments[-1] + timedelta(days=1)) == []
     assert await everything(spine, until=moments[0] - timedelta(days=1)) == []

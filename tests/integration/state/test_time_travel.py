@@ -67,13 +67,14 @@ async def test_the_state_at_any_seq_is_the_fold_up_to_it(spine: Spine, log: list
     assert await spine.reduce(Ledger, key="nobody") == Book()
 
 
-async def test_a_time_stands_for_what_was_stored_before_it(spine: Spine) -> None:
+async def test_the_state_at_a_time_has_what_was_stored_by_then(spine: Spine) -> None:
     first = await spine.publish("money.in", {"amount": 1}, key="k")
     while (await spine.publish("noise", key="k")).ts == first.ts:
         pass
     second = await spine.publish("money.in", {"amount": 1}, key="k")
-    assert (await spine.reduce(Ledger, key="k", at=second.ts)).seqs == [first.seq]
-    assert (await spine.reduce(Ledger, key="k", at=first.ts)).seqs == []
+    assert (await spine.reduce(Ledger, key="k", at=second.ts)).seqs == [first.seq, second.seq]
+    assert (await spine.reduce(Ledger, key="k", at=first.ts)).seqs == [first.seq]
+    assert (await spine.reduce(Ledger, key="k", at=first.ts - timedelta(milliseconds=1))).seqs == []
     assert (await spine.reduce(Ledger, key="k", at=datetime.now(UTC) + timedelta(days=1))).seqs == [1, second.seq]
 
 
