@@ -31,6 +31,7 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -107,7 +108,7 @@ def not_a_url(url: str, error: Exception) -> Misconfigured:
 
 def refused(error: RedisError) -> Exception:
     """Return the error of spine that says what an error reply of the server means for the caller."""
-    text = str(error)
+    text = str(error).rstrip(".")
     if text.startswith("SPINEEPOCH"):
         return NamespaceChanged(text)
     if text.startswith("SPINESTALE"):
@@ -125,6 +126,13 @@ def refused(error: RedisError) -> Exception:
         )
     if isinstance(error, RedisConnectionError | RedisTimeoutError):
         return ServerUnreachable(text)
+    if isinstance(error, ReadOnlyError):
+        return ServerRefused("the server is a read-only replica; nothing was stored. Connect to its primary.")
+    if isinstance(error, NoPermissionError) or "can't run this command" in text:
+        return ServerRefused(
+            f"the server does not permit this user what spine needs: {text}. Nothing was stored. docs/server.md says "
+            "what a user of its own needs."
+        )
     return ServerRefused(f"the server refused: {text}. Nothing was stored.")
 
 
@@ -342,16 +350,22 @@ class Server:
                 await self._greet(connection)
         except (RedisError, OSError, TimeoutError) as error:
             await connection.disconnect(nowait=True)
-            if isinstance(error, AuthenticationError | NoPermissionError):
-                raise ServerRefused(f"{redacted(self.url)} refused the login: {error}") from error
-            reason = str(error).rstrip(".") or "no answer"
-            raise ServerUnreachable(
-                f"no Redis at {redacted(self.url)}: {reason}. Nothing was stored. Start it, or check the URL."
-            ) from error
+            raise self._not_connected(error) from error
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
         return connection
+
+    def _not_connected(self, error: Exception) -> Exception:
+        """Return the error that says why there is no connection: the server's own words, or that there is none."""
+        if isinstance(error, AuthenticationError):
+            return ServerRefused(f"{redacted(self.url)} refused the login: {error}. Nothing was stored.")
+        if isinstance(error, ResponseError):
+            return refused(error)
+        reason = str(error).rstrip(".") or "no answer"
+        return ServerUnreachable(
+            f"no Redis at {redacted(self.url)}: {reason}. Nothing was stored. Start it, or check the URL."
+        )
 
     async def _greet(self, connection: AbstractConnection) -> None:
         """Look which run of the server this is; on a new one open the namespace before anything else is sent."""

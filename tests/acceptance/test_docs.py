@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from spine import Agent, Event, Handling, Spine, Worker, on
+from spine.testing.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -101,3 +103,18 @@ def test_the_tests_that_are_shown_pass(tmp_path: Path, server: str) -> None:
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0, shown.stdout
     assert "3 passed" in shown.stdout
+
+
+async def test_the_user_that_is_shown_may_do_all_that_a_namespace_needs(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^(ACL SETUSER .*)$", (ROOT / "docs/server.md").read_text(), re.MULTILINE)
+    with RedisServer.start(tmp_path, appendonly=True) as server, redis.Redis.from_url(server.url) as raw:
+        raw.execute_command(*line.split(" "))
+        url = f"redis://acme:PASSWORD@127.0.0.1:{server.port}/0"
+        async with Spine(url, namespace="acme") as spine, Worker(spine, Calendar):
+            answer = await spine.request("calendar.find_slot", {}, key="k", timeout=10)
+            await (await spine.schedule("order.remind", {}, delay=60)).cancel()
+            await spine.update_session("s-1", {"language": "de"})
+            await spine.trim(until=await spine.reader.head())
+        assert answer.payload == {"slot": 9}
+        refused = [entry for entry in raw.acl_log() if entry["username"] == "acme"]
+        assert refused == []

@@ -53,6 +53,35 @@ async def test_a_user_that_may_touch_its_namespace_only(tmp_path: Path, connect:
         assert error.value.stored is False
 
 
+async def test_a_user_that_may_do_too_little_is_told_so(tmp_path: Path, connect: Any) -> None:
+    with RedisServer.start(tmp_path) as server:
+        with redis.Redis.from_url(server.url) as raw:
+            raw.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read", "+@connection", "+@scripting")
+            raw.execute_command("ACL", "SETUSER", "guest", "on", ">pw", "~*", "+@all", "-info")
+        for user in ("reader", "guest"):
+            with pytest.raises(ServerRefused, match="does not permit this user") as error:
+                await connect(f"redis://{user}:pw@127.0.0.1:{server.port}/0", patience_s=0.2)
+            assert error.value.stored is False
+
+
+async def test_a_replica_is_called_one(tmp_path: Path, connect: Any) -> None:
+    with (
+        RedisServer.start(tmp_path / "primary") as primary,
+        RedisServer.start(tmp_path / "replica", config={"replicaof": f"127.0.0.1 {primary.port}"}) as replica,
+        redis.Redis.from_url(replica.url) as raw,
+    ):
+        await wait_until(lambda: raw.info("replication")["master_link_status"] == "up")
+        with pytest.raises(ServerRefused, match="read-only replica") as error:
+            await connect(replica.url, patience_s=0.2)
+        assert error.value.stored is False
+
+
+async def test_a_server_without_memory_is_called_so(tmp_path: Path, connect: Any) -> None:
+    config = {"maxmemory": "1mb"}
+    with RedisServer.start(tmp_path, config=config) as server, pytest.raises(ServerRefused, match="out of memory"):
+        await connect(server.url, patience_s=0.2)
+
+
 async def test_a_database_of_its_own(tmp_path: Path, connect: Any) -> None:
     with RedisServer.start(tmp_path) as server:
         zero, three = await connect(server.url), await connect(f"redis://127.0.0.1:{server.port}/3")
