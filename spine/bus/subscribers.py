@@ -132,16 +132,18 @@ class Subscribers:
         """Tell whether anybody is subscribed to a type; if so, what was read in the last second is good enough.
 
         Callers that ask at the same time share one look, and go on in the order in which they asked. When the server
-        has just come back, those who are subscribed get a moment to say so again.
+        has just come back, those who are subscribed get a moment to say so again; no longer, however slow it stays.
         """
         if time.monotonic() - self._known_at < FRESH_S and _matching(self._known, event_type):
             return True
+        give_up_at: float | None = None
         while True:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(), name="spine-bus-look")
             if _matching(await asyncio.shield(self._looking), event_type):
                 return True
-            if time.monotonic() - self._back_at > RETURN_S:
+            give_up_at = give_up_at or self._back_at + RETURN_S
+            if time.monotonic() > give_up_at:
                 return False
             await asyncio.sleep(LOOK_S)
 
