@@ -65,7 +65,16 @@ def _no_extension(code: int, data: memoryview) -> Any:
 _LooseContext: Any = _loosened(Context)
 _LooseEnvelope: Any = _loosened(Envelope, context=_LooseContext)
 
-_encode = msgspec.msgpack.Encoder().encode
+
+def _plain(value: Any) -> Any:
+    """Return the text or number itself of one that is of a subclass (a template's safe string, a number of numpy)."""
+    for kind in (str, int, float, bytes):
+        if isinstance(value, kind):
+            return kind.__new__(kind, *kind.__getnewargs__(value))
+    raise TypeError(f"a {type(value).__name__} cannot be stored")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 _decode = msgspec.msgpack.Decoder(Envelope, ext_hook=_no_extension).decode
 _decode_loose = msgspec.msgpack.Decoder(_LooseEnvelope, ext_hook=_no_extension).decode
 _decode_format = msgspec.msgpack.Decoder(_FormatOnly).decode
@@ -160,8 +169,8 @@ def _check_value(value: Any, path: str, depth: int) -> None:
                 _check_value(item, f"{path}[{index}]", depth + 1)
     elif not isinstance(value, str | int | float | bytes) and value is not None:
         raise InvalidPayload(
-            f"{path} is a {type(value).__name__}, which cannot be stored: use text, numbers, lists and dicts, or a "
-            "pydantic model. Nothing was stored."
+            f"{path} is a {type(value).__name__}, which cannot be stored: use text, numbers, lists and dicts, or "
+            "make the whole payload a pydantic model. Nothing was stored."
         )
 
 
@@ -198,22 +207,31 @@ def _too_large(envelope: Envelope, body: bytes, limit: int) -> TooLarge:
     )
 
 
-def decode(seq: int, topic: str, ts: datetime, raw: bytes, limit: int = HARD_MAX_BYTES) -> Event[Any]:
-    """Return the event stored as `raw`. Raises `DecodeError` for anything that `encode` did not write.
+def unsealed(raw: bytes, limit: int = HARD_MAX_BYTES) -> Envelope:
+    """Return what `seal` wrote as `raw`. Raises `DecodeError` for anything else; its message lacks the subject.
 
     The size is checked before anything is unpacked.
     """
     if len(raw) > limit + 4:
-        raise DecodeError(f"entry {seq} of {topic} has {len(raw):,} bytes, over the limit of {limit:,}")
+        raise DecodeError(f"has {len(raw):,} bytes, over the limit of {limit:,}")
     body = memoryview(raw)[4:]
     if zlib.crc32(body) != int.from_bytes(raw[:4], "big"):
-        raise DecodeError(f"entry {seq} of {topic} has a wrong checksum: it is damaged or was not written by spine")
+        raise DecodeError("has a wrong checksum: it is damaged or was not written by spine")
     try:
         envelope = _decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        envelope = _decode_carefully(seq, topic, body)
+        envelope = _decode_carefully(body)
     if envelope.format != FORMAT:
-        raise UnknownVersion(f"entry {seq} of {topic} has format {envelope.format}; this version reads {FORMAT}")
+        raise UnknownVersion(f"has format {envelope.format}; this version reads {FORMAT}")
+    return envelope
+
+
+def decode(seq: int, topic: str, ts: datetime, raw: bytes, limit: int = HARD_MAX_BYTES) -> Event[Any]:
+    """Return the event stored as `raw`. Raises `DecodeError` for anything that `encode` did not write."""
+    try:
+        envelope = unsealed(raw, limit)
+    except DecodeError as error:
+        raise type(error)(f"entry {seq} of {topic} {error}") from error.__cause__
     return Event(
         seq=seq,
         id=envelope.id,
@@ -228,29 +246,29 @@ def decode(seq: int, topic: str, ts: datetime, raw: bytes, limit: int = HARD_MAX
     )
 
 
-def _decode_carefully(seq: int, topic: str, body: memoryview) -> Envelope:
+def _decode_carefully(body: memoryview) -> Envelope:
     """For what is deep or holds bytes, and what is not an event."""
     try:
         loose = _decode_loose(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _undecodable(seq, topic, body, error) from error
+        raise _undecodable(body, error) from error
     try:
         for value in (loose.payload, loose.context.session, loose.context.constraints, loose.context.request):
             _check_value(value, "a map", 1)
     except InvalidPayload as error:
-        raise DecodeError(f"entry {seq} of {topic} holds what spine does not write: {error}") from error
+        raise DecodeError(f"holds what spine does not write: {error}") from error
     fields = {name: getattr(loose, name) for name in Envelope.__struct_fields__}
     return Envelope(**(fields | {"context": _tightened(loose.context)}))
 
 
-def _undecodable(seq: int, topic: str, body: memoryview, error: Exception) -> DecodeError:
+def _undecodable(body: memoryview, error: Exception) -> DecodeError:
     try:
         found = _decode_format(body).format
     except (msgspec.MsgspecError, ValueError, RecursionError):
         found = FORMAT
     if found != FORMAT:
-        return UnknownVersion(f"entry {seq} of {topic} has format {found}; this version reads {FORMAT}")
-    return DecodeError(f"entry {seq} of {topic} cannot be read: {error}")
+        return UnknownVersion(f"has format {found}; this version reads {FORMAT}")
+    return DecodeError(f"cannot be read: {error}")
 
 
 def decode_entry(topic: str, entry: list[Any], limit: int = HARD_MAX_BYTES) -> Event[Any]:

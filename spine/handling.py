@@ -189,7 +189,8 @@ class Handling(Asking):
     async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return ``function(*args, **kwargs)`` (plain or async), recorded: a later attempt reads it instead.
 
-        For calls to the outside that cost money or must not be repeated. The result must be storable like a payload.
+        For calls to the outside that cost money or must not be repeated. What it returns must be storable like what is
+        in a payload; a pydantic model comes back as its dict, in the first attempt as well.
         """
         return await self.steps.run(self.unique(name), function, *args, **kwargs)
 

@@ -49,7 +49,9 @@ def check_type(name: str) -> str:
         return name
     check_name(name, "type")
     if name.startswith((RESERVED, "@")):
-        raise InvalidName(f"type {name!r} is reserved: types starting with 'spine.' or '@' are the system's own.")
+        raise InvalidName(
+            f"type {name!r} is reserved: types starting with 'spine.' or '@' are the system's own. Nothing was stored."
+        )
     if len(_types) < 10_000:
         _types.add(name)
     return name
@@ -59,7 +61,9 @@ def check_agent_name(name: str) -> str:
     """Return `name` when an agent may be called so (its inbox is ``@name``)."""
     check_name(name, "agent")
     if name.startswith("@") or len(name) > 127:
-        raise InvalidName(f"agent {name!r}: the name stands without @ and has at most 127 characters.")
+        raise InvalidName(
+            f"agent {name!r}: the name stands without @ and has at most 127 characters. Nothing was stored."
+        )
     return name
 
 

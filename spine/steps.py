@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from pydantic import BaseModel
 
 from spine.codec import normalise_payload
 from spine.connection import Server
 from spine.delivery.hand import Taken
+from spine.errors import InvalidPayload
 from spine.log.drafts import Write
+from spine.payloads import as_dict
 
 STEP_TTL_MS = 7 * 24 * 3_600_000
 
@@ -38,7 +41,7 @@ class Steps:
         result = function(*args, **kwargs)
         if inspect.isawaitable(result):
             result = await result
-        raw, value = _encode(result)
+        raw, value = _encode(name, result)
         self.used = True
         await self._server.run("step", [self._key, self._server.keys.seq], [name, raw, STEP_TTL_MS])
         return value
@@ -53,8 +56,13 @@ class Steps:
         return (Write("DEL", self._key, "hash"),) if self.used else ()
 
 
-def _encode(result: Any) -> tuple[bytes, Any]:
-    value = normalise_payload({"result": result})["result"]
+def _encode(name: str, result: Any) -> tuple[bytes, Any]:
+    """Return the bytes to record and the result as every later attempt reads it: of a model, its dict."""
+    kept = as_dict(result) if isinstance(result, BaseModel) else result
+    try:
+        value = normalise_payload({"result": kept})["result"]
+    except InvalidPayload as error:
+        raise InvalidPayload(f"what step {name!r} returned cannot be recorded: {error}") from error
     return msgspec.msgpack.encode(value), value
 
 

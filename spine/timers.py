@@ -13,11 +13,11 @@ import msgspec
 from redis.exceptions import RedisError
 
 from spine import clock
-from spine.codec import Envelope
+from spine.codec import Envelope, unsealed
 from spine.connection import Server, is_passing
 from spine.delivery.commits import Committer, Held, NoLongerPending
 from spine.durations import LONGEST_S, in_seconds
-from spine.errors import InvalidInput, SpineError
+from spine.errors import DecodeError, InvalidInput, SpineError
 from spine.events import Event, from_ms, to_ms
 from spine.keys import Keys
 from spine.log.drafts import Drafts, Prepared, Write
@@ -73,7 +73,6 @@ Maker = Callable[[str, bytes], Awaitable[tuple[list[Prepared], list[Write]]]]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
-_decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 
 
 def due_ms(now_ms: int, delay: timedelta | float | None, at: datetime | None) -> int:
@@ -99,8 +98,8 @@ def read_scheduled(raw: bytes) -> tuple[Envelope, int] | None:
     """Return the event that the timetable keeps as `raw`, and since when (ms); ``None`` for anything else."""
     try:
         stored = _decode(raw)
-        return _decode_envelope(memoryview(stored.data)[4:]), stored.since_ms
-    except (msgspec.MsgspecError, ValueError):
+        return unsealed(stored.data), stored.since_ms
+    except (msgspec.MsgspecError, DecodeError):
         return None
 
 
@@ -270,8 +269,8 @@ def _stored(name: str, raw: bytes) -> list[Prepared]:
     """Return the event that the timetable keeps as `raw`; none, and a report, where that is damaged."""
     try:
         stored = _decode(raw)
-        envelope = _decode_envelope(memoryview(stored.data)[4:])
-    except (msgspec.MsgspecError, ValueError) as error:
+        envelope = unsealed(stored.data)
+    except (msgspec.MsgspecError, DecodeError) as error:
         logger.warning("scheduled event %s is damaged and dropped: %s", name, error)
         return []
     return [Prepared(envelope, stored.topic, stored.lane, stored.partition, stored.data)]

@@ -17,7 +17,7 @@ from spine.codec import decode
 from spine.connection import Server
 from spine.coordination.answers import Answer, Answers, Enough, Missing, enough
 from spine.coordination.fanout import Options, Question
-from spine.errors import DecodeError, InvalidInput, TooLarge
+from spine.errors import DecodeError, InvalidInput, InvalidPayload, TooLarge
 from spine.events import Context, Event, ReplyTo, from_ms, to_ms
 from spine.log.drafts import Completed, Drafts, Prepared, Write
 from spine.log.streams import REPLIES
@@ -167,7 +167,7 @@ class Gatherings:
     def _result(self, gathering: Gathering, answers: Answers) -> Prepared:
         try:
             return self._event(gathering, answers)
-        except TooLarge:
+        except (TooLarge, InvalidPayload):  # an answer may be as large and as deep as the event that holds it
             bare = [answer.model_copy(update={"payload": {}}) for answer in answers.answers]
             return self._event(gathering, answers.model_copy(update={"answers": bare, "inline": False}))
 
@@ -175,7 +175,7 @@ class Gatherings:
         bare = decode(0, gathering.topic, from_ms(0), gathering.data)
         return self._drafts.assemble(
             bare.type,
-            answers.model_dump(mode="json", exclude={"value"}),
+            answers.model_dump(exclude={"value"}),
             bare.context,
             key=bare.key,
             topic=gathering.topic,

@@ -24,6 +24,7 @@ from spine.codec import (
     encode,
     normalise_payload,
     seal,
+    unsealed,
 )
 from spine.errors import DecodeError, InvalidContext, InvalidPayload, TooLarge, UnknownVersion
 from spine.events import Context, Event, Priority, ReplyTo
@@ -109,6 +110,7 @@ def test_sealing_gives_what_a_reader_will_see(payload: dict[str, Any], context: 
     seen, raw = seal(envelope(payload, context))
     event = read(raw)
     assert (seen.payload, seen.context) == (event.payload, event.context) == (payload, context)
+    assert unsealed(raw) == seen
 
 
 def test_sealing_shares_nothing_with_what_was_given() -> None:
@@ -141,6 +143,26 @@ def test_tuples_become_lists_and_models_what_they_dump_to() -> None:
 
     assert normalise_payload({"a": (1, (2,))}) == {"a": [1, [2]]}
     assert normalise_payload(Item(sku="x", due=NOW)) == {"sku": "x", "due": "2026-11-03T09:30:00.250000Z"}
+
+
+def test_text_and_numbers_of_a_subclass_are_stored_as_what_they_are() -> None:
+    class Safe(str):
+        def __str__(self) -> str:
+            return "what a template makes of it"
+
+    class Count(int):
+        pass
+
+    class Share(float):
+        pass
+
+    given_payload = {"text": Safe("<b>"), "n": [Count(4)], "part": {"share": Share(0.5)}, Safe("name"): b"raw"}
+    plain = {"text": "<b>", "n": [4], "part": {"share": 0.5}, "name": b"raw"}
+    for kept in (seal(envelope(given_payload))[0].payload, normalise_payload(given_payload)):
+        assert kept == plain
+        assert [type(kept["text"]), type(kept["n"][0]), type(kept["part"]["share"])] == [str, int, float]
+    with pytest.raises(InvalidPayload, match=r"payload\.n cannot be stored"):
+        seal(envelope({"n": Count(2**64)}))
 
 
 def nested(levels: int, inner: Any = 1) -> Any:

@@ -13,6 +13,10 @@ from spine import Agent, Answers, Event, Handling, InvalidInput, NoHandler, Retr
 from spine.testing.waiting import wait_until
 
 
+def nested(levels: int) -> Any:
+    return {"a": nested(levels - 1)} if levels else 1
+
+
 class Panel(Agent):
     name = "panel"
 
@@ -25,6 +29,10 @@ class Panel(Agent):
                 raise ValueError("no opinion")
             case "large":
                 await ctx.reply({"text": "x" * 60_000})
+            case "raw":
+                await ctx.reply({"raw": b"\xff"})
+            case "deep":
+                await ctx.reply(nested(32))
             case n:
                 await ctx.stream({"thinking": True})
                 await ctx.reply({"n": n})
@@ -52,6 +60,18 @@ async def test_all_answers_arrive_in_the_order_of_the_questions(spine: Spine, se
     assert [answer.seq for answer in answers.answers] == [
         next(reply.seq for reply in replies if reply.payload["n"] == n) for n in (3, 1, 2)
     ]
+
+
+async def test_an_answer_may_be_bytes_and_as_deep_as_an_event_may_be(spine: Spine, serve: Serve) -> None:
+    await serve(Panel)
+    await spine.gather("survey.question", ask(1, "raw"), then="survey.closed", timeout=60)
+    answers = await closed(spine)
+    assert (answers.payloads, answers.inline) == ([{"n": 1}, {"raw": b"\xff"}], True)
+    await spine.gather("survey.question", ask(1, "deep"), then="survey.closed", timeout=60)
+    answers = await closed(spine, 2)
+    assert (answers.payloads, answers.inline) == ([{}, {}], False)
+    (deep,) = [event async for event in spine.replay(after=answers.answers[1].seq - 1, until=answers.answers[1].seq)]
+    assert deep.payload == nested(32)
 
 
 async def test_a_quorum_closes_it(spine: Spine, serve: Serve) -> None:

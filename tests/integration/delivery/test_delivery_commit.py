@@ -6,15 +6,16 @@ import asyncio
 import sys
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar
 
+import pytest
 import redis.asyncio
 from pydantic import BaseModel
 from recording import Recorder, die, everything, outcomes, pending
 from tenacity import wait_none
 
-from spine import Agent, Context, Event, Handling, Retry, Spine, on, reduces
+from spine import Agent, Context, Event, Handling, InvalidPayload, Retry, Spine, on, reduces
 from spine.testing.waiting import wait_until
 
 ONCE = Retry(attempts=1)
@@ -98,6 +99,27 @@ async def test_a_step_is_done_once_however_often_its_handler_is_tried(
     await wait_until(lambda: Stepping.count == 1)
     assert calls == ["one", "two"]
     await wait_until(lambda: _no_keys(raw, spine.server.keys.own("steps", "*")))
+
+
+async def test_a_step_that_returns_a_model_gives_its_dict_in_every_attempt(spine: Spine, serve: Any) -> None:
+    class Verdict(BaseModel):
+        agreed: bool
+        on: date
+
+    class Stepping(Recorder):
+        @on("a.b", retry=Retry(attempts=2, wait=wait_none()))
+        async def handle(self, event: Event[Any], ctx: Handling) -> None:
+            verdict = await ctx.step("ask", lambda: Verdict(agreed=True, on=date(2026, 11, 3)))
+            assert verdict == {"agreed": True, "on": "2026-11-03"}
+            if ctx.attempt == 1:
+                raise ValueError("again")
+            with pytest.raises(InvalidPayload, match=r"step 'when/1' returned cannot be recorded: payload\.result is a"):
+                await ctx.step("when", date.today)
+            self.note(event)
+
+    await serve(Stepping)
+    await spine.publish("a.b", {}, key="k")
+    await wait_until(lambda: Stepping.count == 1)
 
 
 async def test_a_step_is_known_to_the_worker_that_takes_over(spine: Spine, serve: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 from recording import Recorder, everything
 
-from spine import Event, Handling, InvalidInput, Spine, on
+from spine import Context, Event, Handling, InvalidInput, Spine, on
 from spine.testing.waiting import wait_until
 
 ON_TIME_S = 0.1
@@ -100,6 +100,22 @@ async def test_a_handler_schedules_with_its_commit(spine: Spine, serve: Any) -> 
     await wait_until(lambda: Reminding.count == 1)
     (reminder,) = await everything(spine, types="a.remind")
     assert (reminder.key, reminder.context.causation) == ("k", asked.seq)
+
+
+async def test_bytes_and_deep_payloads_come_as_they_were_scheduled(
+    spine: Spine, raw: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep: Any = b"\xff"
+    for _ in range(30):
+        deep = {"a": deep}
+    await spine.schedule("a.due", {"raw": b"\xff\x00", "deep": deep}, delay=0)
+    await wait_until(lambda: _count(spine, 1))
+    assert [event.payload for event in await everything(spine)] == [{"raw": b"\xff\x00", "deep": deep}]
+    scheduled = await spine.schedule("a.due", {"raw": b"\xff"}, context=Context(correlation="c"), delay=3600)
+    await spine.cancel("c")
+    assert not await scheduled.cancel()
+    assert not await raw.exists(spine.server.keys.due)
+    assert caplog.text == ""
 
 
 async def test_when_is_said_once(spine: Spine) -> None:
