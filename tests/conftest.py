@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from spine.testing.servers import RedisServer
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start be interrupted, also where the run itself cannot: in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
