@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spine.agent import Agent, on
     from spine.catalog.types import Catalog, EventType
+    from spine.catalog.upcast import upcasts
     from spine.client import Spine
     from spine.coordination.answers import Answer, Answers, best, collect, majority
     from spine.coordination.fanout import AnswerStream
@@ -55,11 +56,10 @@ if TYPE_CHECKING:
     from spine.events import Context, Draft, Durability, Event, Hop, Priority
     from spine.handling import Handling
     from spine.log.subscriptions import Subscription
-    from spine.projection import Projection
-    from spine.state import reduces
+    from spine.past.timetravel import Step
+    from spine.state.fold import reduces
+    from spine.state.projection import Projection
     from spine.timers import Scheduled
-    from spine.timetravel import Step
-    from spine.upcast import upcasts
     from spine.worker import Worker, run
 
 _HOMES = {
@@ -139,11 +139,11 @@ _HOMES = {
     ),
     "spine.handling": ("Handling",),
     "spine.log.subscriptions": ("Subscription",),
-    "spine.projection": ("Projection",),
-    "spine.state": ("reduces",),
+    "spine.state.projection": ("Projection",),
+    "spine.state.fold": ("reduces",),
     "spine.timers": ("Scheduled",),
-    "spine.timetravel": ("Step",),
-    "spine.upcast": ("upcasts",),
+    "spine.past.timetravel": ("Step",),
+    "spine.catalog.upcast": ("upcasts",),
     "spine.worker": (
         "Worker",
         "run",

@@ -16,7 +16,7 @@ from spine.declarations import check_patterns, find, marked, names_around, paylo
 from spine.delivery.retry import OnDead, Retry
 from spine.errors import InvalidInput
 from spine.names import matcher
-from spine.state import Reducing, StateT
+from spine.state.fold import Reducing, StateT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Stale = Literal["refresh", "handle", "drop"]

@@ -30,7 +30,7 @@ from spine.client import Types
 from spine.errors import SpineError, Unavailable
 from spine.events import Event
 from spine.log.subscriptions import Subscription as AsyncSubscription
-from spine.past import Moment
+from spine.past.past import Moment
 from spine.timers import Scheduled as AsyncScheduled
 
 P = ParamSpec("P")

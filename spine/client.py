@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from spine.catalog.stored import keep
 from spine.catalog.types import Catalog, EventType
+from spine.catalog.upcast import upcast_all
 from spine.codec import DEFAULT_MAX_BYTES
 from spine.connection import PATIENCE_S, Server, check_partitions
 from spine.coordination.answers import Answers, Reducer
@@ -45,12 +46,11 @@ from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams
 from spine.log.subscriptions import EventCallback, Subscription
 from spine.names import check_agent_name, check_key, check_name, check_pattern
-from spine.overview import AgentOverview, Lag, Overview
-from spine.past import Moment, Past
+from spine.operations.overview import AgentOverview, Lag, Overview
+from spine.past.past import Moment, Past
 from spine.requests import GATHER, Requests, new_request_id, stream_parts
 from spine.sessions import load_sessions, session_update
 from spine.timers import Scheduled, Timers, due_ms
-from spine.upcast import upcast_all
 
 Types = str | Iterable[str]
 DEFAULT_NAMESPACE = "default"

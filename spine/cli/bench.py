@@ -16,7 +16,7 @@ from spine.cli.progress import Progress
 from spine.cli.running import execute
 
 if TYPE_CHECKING:
-    from spine.measure import Figure
+    from spine.operations.measure import Figure
 
 COLUMNS = ("what", "count", "per_s", "p50_ms", "p99_ms", "p999_ms")
 FIGURES = 8
@@ -43,8 +43,8 @@ def bench(
 
     spine bench --url redis://cache:6379 --durability disk
     """
-    from spine.administration import connected, delete_namespace
-    from spine.measure import measure
+    from spine.operations.administration import connected, delete_namespace
+    from spine.operations.measure import measure
 
     async def run() -> list[Figure]:
         namespace = f"bench-{secrets.token_hex(4)}"

@@ -17,7 +17,7 @@ from spine.cli.signals import ending
 
 if TYPE_CHECKING:
     from spine.client import Spine
-    from spine.targets import Kind
+    from spine.operations.targets import Kind
 
 SHUTDOWN_TIMEOUT_S = 5.0
 

@@ -13,7 +13,7 @@ from spine.cli.output import chosen, say, stdout, write_rows
 from spine.cli.running import execute
 
 if TYPE_CHECKING:
-    from spine.doctor import Check
+    from spine.operations.doctor import Check
 
 
 def doctor(
@@ -23,12 +23,12 @@ def doctor(
     namespace: Namespace = None,
 ) -> None:
     """Check the server and the log; end with 5 when something is wrong."""
-    from spine.administration import connected
     from spine.client import DEFAULT_NAMESPACE
-    from spine.doctor import examine
     from spine.keys import Keys
-    from spine.strays import find
-    from spine.strays import repair as mend
+    from spine.operations.administration import connected
+    from spine.operations.doctor import examine
+    from spine.operations.strays import find
+    from spine.operations.strays import repair as mend
 
     async def run() -> list[Check]:
         keys = Keys(namespace or DEFAULT_NAMESPACE)

@@ -23,7 +23,7 @@ COLUMNS = ("name", "seq", "streams", "agents", "partitions", "created")
 @app.command("list")
 def list_namespaces(output: Output = None, url: Url = None, namespace: Unused = None) -> None:
     """List the namespaces of the server."""
-    from spine.administration import connected, namespaces
+    from spine.operations.administration import connected, namespaces
 
     async def run() -> None:
         async with connected(url) as client:
@@ -42,7 +42,7 @@ def delete(
     namespace: Unused = None,
 ) -> None:
     """Delete a namespace: its log, its states, everything. Stop its workers first."""
-    from spine.administration import connected, delete_namespace, summary
+    from spine.operations.administration import connected, delete_namespace, summary
 
     async def run() -> None:
         async with connected(url) as client:

@@ -23,8 +23,8 @@ from spine.cli.signals import ending
 
 if TYPE_CHECKING:
     from spine.client import Spine
-    from spine.supervisor import Ended
-    from spine.targets import Kind
+    from spine.operations.supervisor import Ended
+    from spine.operations.targets import Kind
 
 logger = logging.getLogger("spine")
 STARTS = ("present", "beginning")
@@ -94,7 +94,7 @@ def run(
 def load_agents(targets: list[str], app_dir: Path, start: str | None) -> list[Kind]:
     """Return the agents and projections of `targets`; where one cannot be imported the command ends with 3."""
     from spine.agent import Agent
-    from spine.targets import TargetError, load_all
+    from spine.operations.targets import TargetError, load_all
 
     begin: Any = start if start in (None, *STARTS) else moment(start or "")
     try:
@@ -189,7 +189,7 @@ async def _keep_running(
 ) -> Ended:
     from spine.client import Spine
     from spine.delivery.leases import expire_worker
-    from spine.supervisor import Supervisor
+    from spine.operations.supervisor import Supervisor
 
     async with Spine(url, namespace=namespace, name="supervisor") as spine:
 

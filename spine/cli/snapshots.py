@@ -44,7 +44,7 @@ def keep(
     namespace: Namespace = None,
 ) -> None:
     """Keep the state of a moment."""
-    from spine.targets import TargetError, load
+    from spine.operations.targets import TargetError, load
 
     point = optional_moment(at)
     try:

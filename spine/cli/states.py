@@ -16,9 +16,9 @@ from spine.cli.running import execute, opened
 
 if TYPE_CHECKING:
     from spine.client import Spine
-    from spine.diff import Difference
-    from spine.targets import Kind
-    from spine.timetravel import Step
+    from spine.operations.targets import Kind
+    from spine.past.diff import Difference
+    from spine.past.timetravel import Step
 
 
 class Looking(NamedTuple):
@@ -34,8 +34,8 @@ class Looking(NamedTuple):
 
 def show(target: str, app_dir: Path, looking: Looking, output: Format, url: str | None, namespace: str | None) -> None:
     """Run the command; it ends with 3 where `target` cannot be imported, with 5 where a check failed."""
-    from spine.projection import is_global
-    from spine.targets import TargetError, load
+    from spine.operations.targets import TargetError, load
+    from spine.state.projection import is_global
 
     if sum(map(bool, (looking.diff, looking.watch, looking.verify))) > 1:
         raise typer.BadParameter("--diff, --watch and --verify exclude each other")
@@ -67,8 +67,8 @@ def show(target: str, app_dir: Path, looking: Looking, output: Format, url: str 
 
 
 async def _state(spine: Spine, kind: Kind, looking: Looking, output: Format) -> None:
-    from spine.dumped import shown
-    from spine.timetravel import TimeTravel
+    from spine.past.timetravel import TimeTravel
+    from spine.state.dumped import shown
 
     head = await spine.reader.head()
     at = optional_moment(looking.until)
@@ -90,7 +90,7 @@ def _whose(key: str | None) -> str:
 
 
 async def _diff(spine: Spine, kind: Kind, key: str | None, between: tuple[str, str], output: Format) -> None:
-    from spine.diff import differences
+    from spine.past.diff import differences
 
     first, last = [await spine.seq_at(moment(text), inclusive=True) for text in between]
     if first > last:
@@ -113,8 +113,8 @@ async def _diff(spine: Spine, kind: Kind, key: str | None, between: tuple[str, s
 
 
 async def _watch(spine: Spine, kind: Kind, looking: Looking, output: Format) -> None:
-    from spine.diff import differences
     from spine.names import check_pattern, matcher
+    from spine.past.diff import differences
 
     for pattern in looking.watch:
         check_pattern(pattern)
@@ -151,8 +151,8 @@ async def _verify(spine: Spine, kind: Kind, target: str, app_dir: Path, looking:
     """Write the faults; return whether there is none."""
     import msgspec
 
-    from spine.elsewhere import Elsewhere, Order, differences
-    from spine.verify import verify
+    from spine.past.verification.elsewhere import Elsewhere, Order, differences
+    from spine.past.verification.verify import verify
 
     head, at = await spine.reader.head(), optional_moment(looking.until)
     until = head if at is None else min(head, await spine.seq_at(at, inclusive=True))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from spine.client import Spine
-    from spine.trace import Handled, Node, Trace, Tracer
+    from spine.operations.trace import Handled, Node, Trace, Tracer
 
 GOOD = frozenset({"done", "folded"})
 FOLLOWED = 500
@@ -40,7 +40,7 @@ def trace(
     """
     from rich.text import Text
 
-    from spine import trace as tracing
+    from spine.operations import trace as tracing
 
     if diagram and mermaid:
         raise typer.BadParameter("--sequence and --mermaid exclude each other")
@@ -70,7 +70,7 @@ def trace(
 
 async def _follow(spine: Spine, correlation: str, output: Format) -> None:
     """Show events as they come, and what became of them as soon as that is written down."""
-    from spine.trace import Tracer
+    from spine.operations.trace import Tracer
 
     tracer, console = Tracer(), stdout()
     with Records(output, live=True) as records:
@@ -103,7 +103,7 @@ async def _outcomes(spine: Spine, tracer: Tracer, tell: Callable[[dict[str, Any]
     import msgspec
     from rich.text import Text
 
-    from spine.trace import add_handled
+    from spine.operations.trace import add_handled
 
     told: set[tuple[int, str]] = set()
     while True:

@@ -14,8 +14,8 @@ from spine.cli.progress import Progress
 from spine.cli.running import execute, opened
 
 if TYPE_CHECKING:
-    from spine.targets import Kind
-    from spine.trimming import Trim
+    from spine.operations.targets import Kind
+    from spine.past.trimming.trimming import Trim
 
 SHOWN_BLOCKERS = 20
 
@@ -74,7 +74,7 @@ def trim(
 def _load(targets: list[str], app_dir: Path) -> list[Kind]:
     if not targets:
         return []
-    from spine.targets import TargetError, load_all
+    from spine.operations.targets import TargetError, load_all
 
     try:
         return load_all(targets, app_dir)

@@ -16,8 +16,8 @@ from spine.keys import partition_of
 from spine.log.drafts import Write
 from spine.log.reader import Reader
 from spine.log.streams import Streams
-from spine.rebuild import Brought, Rebuilder
-from spine.state import Cell, Reducing
+from spine.state.fold import Cell, Reducing
+from spine.state.rebuild import Brought, Rebuilder
 
 logger = logging.getLogger("spine")
 

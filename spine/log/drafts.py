@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from spine.catalog.types import Catalog, EventType
+from spine.catalog.upcast import is_upcast, today
 from spine.codec import DEFAULT_MAX_BYTES, FORMAT, HARD_MAX_BYTES, Envelope, check_context, seal
 from spine.connection import Argument
 from spine.errors import InvalidInput
@@ -17,7 +18,6 @@ from spine.events import Context, Draft, Event, Payload, Priority, from_ms
 from spine.keys import Keys, partition_of
 from spine.names import check_agent_name, check_key, check_type
 from spine.payloads import as_dict
-from spine.upcast import is_upcast, today
 
 DEDUPE_WINDOW_MS = 24 * 3_600_000
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
+from spine.catalog.upcast import upcast
 from spine.connection import Server
 from spine.events import Event
 from spine.link import ClientClosed
 from spine.log.floors import Gaps, gap
 from spine.log.listener import KEPT, Listener, Watch
 from spine.log.reader import Reader, Selection
-from spine.upcast import upcast
 
 logger = logging.getLogger("spine")
 

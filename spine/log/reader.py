@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from spine.catalog.upcast import upcast, upcast_all
 from spine.codec import decode_entry, decode_fields
 from spine.connection import Argument, Server
 from spine.errors import DecodeError
@@ -23,7 +24,6 @@ from spine.events import Event
 from spine.keys import partition_of
 from spine.log.streams import Stream, Streams
 from spine.names import matcher
-from spine.upcast import upcast, upcast_all
 
 logger = logging.getLogger("spine")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from spine.agent import HandlerSpec
+from spine.catalog.upcast import upcast
 from spine.delivery.hand import Taken
 from spine.delivery.holds import FOREVER
 from spine.delivery.records import DeadLetter, Done, Outcome
@@ -23,8 +24,7 @@ from spine.log.drafts import Prepared, Write
 from spine.payloads import as_model
 from spine.requests import FAILED, answer
 from spine.sessions import SessionState
-from spine.state import Cell
-from spine.upcast import upcast
+from spine.state.fold import Cell
 
 if TYPE_CHECKING:
     from spine.worker.agency import Agency

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from spine.errors import SpineError
-from spine.retention import read_retention, target_of
-from spine.state import Reducing
-from spine.trimming import Trimmer
+from spine.past.trimming.retention import read_retention, target_of
+from spine.past.trimming.trimming import Trimmer
+from spine.state.fold import Reducing
 
 if TYPE_CHECKING:
     from spine.client import Spine

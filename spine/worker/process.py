@@ -22,8 +22,8 @@ from spine.delivery.leases import LEASE_S, Lease, Leases, WorkerInfo
 from spine.errors import InvalidInput, SpineError
 from spine.events import to_ms
 from spine.log.listener import Entries
-from spine.projection import Projection
-from spine.state import Reducing
+from spine.state.fold import Reducing
+from spine.state.projection import Projection
 from spine.worker.agency import Agency
 from spine.worker.housekeeping import Housekeeping
 from spine.worker.projector import Projector

@@ -21,11 +21,11 @@ from spine.faults import fault
 from spine.keys import partition_of
 from spine.log.feed import Feed
 from spine.log.reader import Selection
-from spine.projection import Projection
-from spine.rebuild import Rebuilder
-from spine.stakes import PROJECTIONS
-from spine.state import Cell
-from spine.timetravel import WHOLE, TimeTravel
+from spine.past.timetravel import WHOLE, TimeTravel
+from spine.past.trimming.stakes import PROJECTIONS
+from spine.state.fold import Cell
+from spine.state.projection import Projection
+from spine.state.rebuild import Rebuilder
 
 if TYPE_CHECKING:
     from spine.client import Spine

@@ -27,7 +27,7 @@ from tenacity import wait_fixed
 from spine import Agent, Draft, Event, Handling, Priority, Retry, Spine, Worker, on, reduces
 from spine.delivery.records import DeadLetter
 from spine.link import Link
-from spine.state import Cell
+from spine.state.fold import Cell
 from spine.testing.servers import RedisServer
 
 EXAMPLES = int(os.environ.get("SPINE_CHAOS_EXAMPLES", "20"))

@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 
 from spine import Draft, Event, Priority, Spine, StreamBlocked
 from spine.keys import partition_of
-from spine.strays import find, repair
+from spine.operations.strays import find, repair
 from spine.testing.servers import RedisServer
 from spine.testing.waiting import wait_until
 

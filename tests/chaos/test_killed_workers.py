@@ -19,7 +19,7 @@ from chaos_agents import Bookkeeper, Ledger
 from pydantic import BaseModel
 
 from spine import Draft, Spine
-from spine.state import Cell
+from spine.state.fold import Cell
 from spine.testing.servers import RedisServer
 from spine.testing.waiting import wait_until
 

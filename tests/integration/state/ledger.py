@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from spine import Agent, Event, Handling, Spine, on, reduces
 from spine.keys import partition_of
-from spine.state import Cell, Reducing, fold_one
+from spine.state.fold import Cell, Reducing, fold_one
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
 

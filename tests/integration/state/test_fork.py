@@ -336,7 +336,7 @@ async def test_a_name_that_is_taken_is_refused(url: str, spine: Spine, other: st
 async def test_an_unfinished_fork_is_closed_and_goes_on_at_its_moment(
     url: str, spine: Spine, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spine.fork import Fork
+    from spine.past.fork.fork import Fork
 
     await spine.publish_many([Draft("a.b", key=f"k{n}") for n in range(50)])
 

@@ -100,7 +100,7 @@ async def test_one_owns_it_and_another_goes_on_where_it_ended(
 
 
 async def stored_global(raw: redis.asyncio.Redis, spine: Spine) -> Totals:
-    from spine.state import Cell
+    from spine.state.fold import Cell
 
     found = await raw.hget(spine.server.keys.state("balances", "1", 0), "")  # type: ignore[misc]
     state: Totals = Cell.decode(Totals, found).state  # type: ignore[arg-type]

@@ -22,9 +22,9 @@ from agents.team import Material, play
 from agents.workers import APP_DIR, TEAM
 from spine import Event, Projection, ReplayGap, Spine, on, reduces
 from spine.keys import Keys
-from spine.targets import load_all
+from spine.operations.targets import load_all
+from spine.past.exchange.transfer import Import
 from spine.testing.waiting import wait_until
-from spine.transfer import Import
 from spine.worker import Worker
 
 ROOT = Path(__file__).parents[3]

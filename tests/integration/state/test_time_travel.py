@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from spine import Agent, Draft, Event, InvalidInput, Projection, ReducerFailed, Spine, Step, reduces
 from spine.keys import partition_of
-from spine.state import Cell
+from spine.state.fold import Cell
 
 
 class Totals(BaseModel):

@@ -13,8 +13,8 @@ from ledger import Book, Ledger, Serve, by_hand, stored, until_stored
 
 from spine import Agent, Context, Draft, Event, Handling, InvalidInput, Priority, ReplayGap, Retry, Spine, on, reduces
 from spine.keys import partition_of
+from spine.past.trimming.trimming import Trim
 from spine.testing.waiting import wait_until
-from spine.trimming import Trim
 
 
 async def grow(spine: Spine, count: int, keys: int = 4) -> list[Event[Any]]:

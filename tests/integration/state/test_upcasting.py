@@ -10,7 +10,8 @@ import redis.asyncio
 from ledger import Book, Ledger, Serve, until_stored
 from pydantic import BaseModel
 
-from spine import Event, Handling, ReducerFailed, Retry, Spine, UnknownVersion, on, reduces, upcast, upcasts
+from spine import Event, Handling, ReducerFailed, Retry, Spine, UnknownVersion, on, reduces, upcasts
+from spine.catalog import upcast
 from spine.catalog.types import EventType
 from spine.testing.waiting import wait_until
 

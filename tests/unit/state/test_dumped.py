@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, Json, computed_field
 
-from spine.dumped import dump, load, shown, values
 from spine.errors import ReducerFailed
-from spine.state import Cell
+from spine.state.dumped import dump, load, shown, values
+from spine.state.fold import Cell
 
 
 class Colour(Enum):

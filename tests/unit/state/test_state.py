@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from spine import Agent, Context, Event, InvalidInput, Projection, ReducerFailed, reduces
-from spine.dumped import dump
-from spine.state import Cell, fold_one
+from spine.state.dumped import dump
+from spine.state.fold import Cell, fold_one
 
 
 class Account(BaseModel):
@@ -144,7 +144,7 @@ def test_sets_are_dumped_sorted_wherever_they_hide() -> None:
 
 def test_a_state_is_dumped_alike_in_every_process() -> None:
     code = (
-        "from pydantic import BaseModel\nfrom spine.dumped import dump\n"
+        "from pydantic import BaseModel\nfrom spine.state.dumped import dump\n"
         "class S(BaseModel):\n    names: set[str] = set()\n"
         "print(dump(S(names={str(n) for n in range(50)})).decode())"
     )

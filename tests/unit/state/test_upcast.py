@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from spine import Context, DecodeError, Event, InvalidInput, UnknownVersion, upcasts
-from spine import upcast as module
+from spine.catalog import upcast as module
 from spine.catalog.types import EventType
-from spine.upcast import today, upcast
+from spine.catalog.upcast import today, upcast
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from spine.supervisor import LONGEST_DELAY_S, described, restart_delay_s
+from spine.operations.supervisor import LONGEST_DELAY_S, described, restart_delay_s
 
 
 def test_the_first_death_is_answered_quickly_and_a_loop_of_deaths_slowly() -> None:

@@ -14,13 +14,13 @@ import msgspec
 from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from spine.catalog.types import EventType
+from spine.catalog.upcast import is_upcast, upcast
 from spine.declarations import check_patterns, find, marked, names_around, payload_model, state_model
-from spine.dumped import dump, load
 from spine.errors import InvalidInput, ReducerFailed
 from spine.events import Event
 from spine.names import check_agent_name
 from spine.payloads import as_model
-from spine.upcast import is_upcast, upcast
+from spine.state.dumped import dump, load
 
 _VERSION = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 StateT = TypeVar("StateT")

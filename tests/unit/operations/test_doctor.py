@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spine.doctor import Check, bounds, clock, counter, eviction, memory, persistence, streams, version
-from spine.strays import Fault, Findings
+from spine.operations.doctor import Check, bounds, clock, counter, eviction, memory, persistence, streams, version
+from spine.operations.strays import Fault, Findings
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from spine.connection import Argument, Server
-from spine.dumped import values
 from spine.errors import ReducerFailed, ReplayGap, StateError
 from spine.events import Event
 from spine.keys import partition_of
 from spine.log.reader import Reader, decode_all
 from spine.log.streams import Streams
-from spine.state import Cell, Reducing, split_stored
+from spine.state.dumped import values
+from spine.state.fold import Cell, Reducing, split_stored
 
 logger = logging.getLogger("spine")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, get_args
 
 from spine.errors import InvalidInput
-from spine.state import Reducing, StateT
+from spine.state.fold import Reducing, StateT
 
 Scope = Literal["key", "global"]
 

@@ -12,7 +12,7 @@ from spine.delivery.leases import WorkerInfo, survey
 from spine.errors import InvalidInput
 from spine.log.streams import Streams
 from spine.names import check_agent_name, check_key
-from spine.stakes import read_by, read_starts, start_of
+from spine.past.trimming.stakes import read_by, read_starts, start_of
 
 COUNTED = 100_000
 CANCELLED_KEPT = 10_000

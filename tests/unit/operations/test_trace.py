@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spine.events import Context, Event, from_ms
-from spine.trace import Handled, build, mermaid, sequence
+from spine.operations.trace import Handled, build, mermaid, sequence
 
 
 def event(seq: int, cause: int | None, source: str = "a", topic: str = "x.y") -> Event[Any]:

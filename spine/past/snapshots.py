@@ -14,7 +14,7 @@ from spine.faults import fault
 from spine.keys import partition_of
 from spine.log.floors import floors, seqs_gone
 from spine.scan import scan
-from spine.state import split_stored
+from spine.state.fold import split_stored
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,12 +13,12 @@ import msgspec
 
 from spine.connection import Server
 from spine.errors import StateError
-from spine.exchange import plain, to_line
 from spine.log.floors import floors
 from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams, stream_name
+from spine.past.exchange.lines import plain, to_line
 from spine.scan import scan
-from spine.state import split_stored
+from spine.state.fold import split_stored
 
 KIND = "spine.export"
 END = "spine.export.end"

@@ -14,7 +14,7 @@ from spine.delivery.leases import survey
 from spine.delivery.records import decode_dead
 from spine.log.streams import Stream, Streams
 from spine.names import matcher
-from spine.state import Reducing
+from spine.state.fold import Reducing
 
 PROJECTIONS = "projections"
 

@@ -13,14 +13,14 @@ from spine.connection import Argument, Server
 from spine.delivery.holds import Listed, decode_hold
 from spine.delivery.records import Done, decode_dead
 from spine.faults import fault
-from spine.forked_gates import waiting_at
-from spine.forked_timetable import ForkedTimetable
 from spine.keys import Keys
 from spine.log.floors import floors
 from spine.log.reader import Reader
 from spine.log.streams import Stream, Streams
+from spine.past.fork.gates import waiting_at
+from spine.past.fork.timetable import ForkedTimetable
+from spine.past.trimming.stakes import PROJECTIONS, read_by, start_of
 from spine.scan import scan
-from spine.stakes import PROJECTIONS, read_by, start_of
 
 SEQS_A_CALL = 1_000
 CLAIMED_A_CALL = 2_000

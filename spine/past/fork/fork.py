@@ -13,11 +13,11 @@ from spine.delivery.records import Done
 from spine.errors import Misconfigured, ReplayGap, StateError
 from spine.events import Event
 from spine.faults import fault
-from spine.forked_agents import ForkedAgents
 from spine.keys import Keys, partition_of
 from spine.log.floors import floors
 from spine.log.reader import Reader, Selection
 from spine.log.streams import SESSIONS, Streams
+from spine.past.fork.agents import ForkedAgents
 from spine.scan import scan
 from spine.sessions import UPDATED, stored_changes
 

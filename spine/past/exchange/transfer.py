@@ -12,11 +12,11 @@ from spine.client import Spine
 from spine.codec import HARD_MAX_BYTES
 from spine.connection import FORMAT, INCOMPLETE, Argument
 from spine.errors import InvalidInput, Misconfigured
-from spine.exchange import Line, from_value, whole
-from spine.export import END, KIND, VERSION, Tally
 from spine.faults import fault
 from spine.keys import partition_of
 from spine.log.streams import stream_name
+from spine.past.exchange.export import END, KIND, VERSION, Tally
+from spine.past.exchange.lines import Line, from_value, whole
 from spine.sessions import UPDATED, stored_changes
 
 BATCH = 500

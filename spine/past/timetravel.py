@@ -9,6 +9,7 @@ from typing import Any, Generic, cast
 
 import msgspec
 
+from spine.catalog.upcast import upcast
 from spine.connection import Server
 from spine.errors import InvalidInput, ReplayGap
 from spine.events import Event
@@ -17,10 +18,9 @@ from spine.log.floors import floors, last_gone
 from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams
 from spine.names import check_key
-from spine.projection import is_global
-from spine.rebuild import Rebuilder
-from spine.state import Cell, Reducing, StateT
-from spine.upcast import upcast
+from spine.state.fold import Cell, Reducing, StateT
+from spine.state.projection import is_global
+from spine.state.rebuild import Rebuilder
 
 logger = logging.getLogger("spine")
 

@@ -16,11 +16,11 @@ from spine.faults import fault
 from spine.log.floors import floors
 from spine.log.reader import Extent, Reader
 from spine.log.streams import Streams
-from spine.rebuild import Rebuilder
-from spine.snapshots import Snapshots
-from spine.stakes import Blocker, Folding, Stakes
-from spine.state import Cell, Reducing, split_stored
-from spine.timetravel import WHOLE, TimeTravel
+from spine.past.snapshots import Snapshots
+from spine.past.timetravel import WHOLE, TimeTravel
+from spine.past.trimming.stakes import Blocker, Folding, Stakes
+from spine.state.fold import Cell, Reducing, split_stored
+from spine.state.rebuild import Rebuilder
 
 logger = logging.getLogger("spine")
 

@@ -12,8 +12,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from spine.connection import FORMAT, MINIMUM_VERSION
 from spine.keys import Keys
+from spine.operations.strays import Findings, find
 from spine.scripts import names, script
-from spine.strays import Findings, find
 
 MAX_SKEW_MS = 1_000
 MAX_MEMORY_PERCENT = 90

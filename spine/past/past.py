@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from spine.connection import Server
 from spine.errors import InvalidInput
 from spine.events import to_ms
-from spine.export import export_lines
-from spine.fork import Fork, Forked
 from spine.log.reader import Reader
 from spine.log.streams import Streams
 from spine.names import check_agent_name
-from spine.retention import Retention, read_retention, target_of, write_retention
+from spine.past.exchange.export import export_lines
+from spine.past.fork.fork import Fork, Forked
+from spine.past.snapshots import Snapshot, Snapshots
+from spine.past.timetravel import PRESENT, Step, TimeTravel
+from spine.past.trimming.retention import Retention, read_retention, target_of, write_retention
+from spine.past.trimming.stakes import PROJECTIONS
+from spine.past.trimming.trimming import Trim, Trimmer
 from spine.scan import scan
-from spine.snapshots import Snapshot, Snapshots
-from spine.stakes import PROJECTIONS
-from spine.state import Reducing, StateT
-from spine.timetravel import PRESENT, Step, TimeTravel
-from spine.trimming import Trim, Trimmer
+from spine.state.fold import Reducing, StateT
 
 if TYPE_CHECKING:
-    from spine.trace import Trace
+    from spine.operations.trace import Trace
 
 Moment = int | datetime
 
@@ -187,7 +187,7 @@ class Past:
     async def export(self, *, until: Moment | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the log as lines of JSON, one an event, after one that says what it is; without the lines' ends.
 
-        `spine.transfer.Import` makes a log of them again that is equal, numbers, times and contexts included. They tell
+        ``spine import`` makes a log of them again that is equal, numbers, times and contexts included. They tell
         everything, also where answers go that are still awaited.
 
         Args:
@@ -204,7 +204,7 @@ class Past:
 
         Of what was trimmed away, nothing is in it.
         """
-        from spine.trace import read
+        from spine.operations.trace import read
 
         return await read(self, correlation)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spine.coordination.gate import Round, decide, with_arrival
 from spine.events import Context, Event, from_ms
-from spine.forked_gates import Arrival, still_waiting
+from spine.past.fork.gates import Arrival, still_waiting
 
 CONDITIONS = ("a.a", "b.b", "c.c")
 WITHIN_MS = 1_000

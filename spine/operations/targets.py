@@ -11,7 +11,7 @@ from typing import Any
 
 from spine.agent import Agent
 from spine.errors import Misconfigured
-from spine.projection import Projection
+from spine.state.projection import Projection
 
 Kind = type[Agent[Any]] | type[Projection[Any]]
 

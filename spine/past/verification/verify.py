@@ -13,16 +13,16 @@ import msgspec
 from pydantic import BaseModel
 
 from spine.connection import Server
-from spine.dumped import dump
 from spine.errors import ReducerFailed
 from spine.events import Event
 from spine.log.reader import Reader
 from spine.log.streams import Streams
-from spine.projection import is_global
-from spine.purity import Shared, watched
+from spine.past.timetravel import PRESENT, WHOLE, TimeTravel
+from spine.past.verification.purity import Shared, watched
 from spine.scan import all_keys
-from spine.state import Cell, ReducerSpec, Reducing, reduced
-from spine.timetravel import PRESENT, WHOLE, TimeTravel
+from spine.state.dumped import dump
+from spine.state.fold import Cell, ReducerSpec, Reducing, reduced
+from spine.state.projection import is_global
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,10 +16,10 @@ import msgspec
 from spine.client import Spine
 from spine.errors import ReducerFailed, StateError
 from spine.events import Event
-from spine.state import Reducing
-from spine.targets import load
-from spine.timetravel import TimeTravel
-from spine.verify import Fault, keys_to_fold
+from spine.operations.targets import load
+from spine.past.timetravel import TimeTravel
+from spine.past.verification.verify import Fault, keys_to_fold
+from spine.state.fold import Reducing
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""Looking after servers, namespaces and agents: what the commands of an operator do."""
