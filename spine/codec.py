@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -65,12 +66,19 @@ def _no_extension(code: int, data: memoryview) -> Any:
 _LooseContext: Any = _loosened(Context)
 _LooseEnvelope: Any = _loosened(Envelope, context=_LooseContext)
 
+_ITSELF: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    bytes: bytes.__bytes__,
+}
+
 
 def _plain(value: Any) -> Any:
     """Return the text or number itself of one that is of a subclass (a template's safe string, a number of numpy)."""
-    for kind in (str, int, float, bytes):
+    for kind, itself in _ITSELF.items():
         if isinstance(value, kind):
-            return kind.__new__(kind, *kind.__getnewargs__(value))
+            return itself(value)
     raise TypeError(f"a {type(value).__name__} cannot be stored")
 
 
