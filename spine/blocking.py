@@ -26,11 +26,10 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from spine.client import Spine as AsyncSpine
-from spine.client import Types
+from spine.client.reading import Moment, Types
 from spine.errors import SpineError, Unavailable
 from spine.events import Event
 from spine.log.subscriptions import Subscription as AsyncSubscription
-from spine.past.past import Moment
 from spine.timers import Scheduled as AsyncScheduled
 
 P = ParamSpec("P")

@@ -109,7 +109,7 @@ def import_(
     """
     import msgspec
 
-    from spine.past.exchange.transfer import Import
+    from spine.operations.transfer import Import
 
     source = sys.stdin.buffer if file == STDIO else _opened(file, "rb")
 
@@ -124,7 +124,7 @@ def import_(
 
 
 async def _lines(descriptor: int) -> AsyncGenerator[bytes, None]:
-    from spine.past.exchange.ingest import lines
+    from spine.operations.ingest import lines
 
     async with aclosing(lines(descriptor)) as batches:
         async for batch in batches:

@@ -28,7 +28,7 @@ from spine.cli.running import PATIENCE_S, execute
 if TYPE_CHECKING:
     from spine.client import Spine
     from spine.events import Draft
-    from spine.past.exchange.ingest import BadLine, Report
+    from spine.operations.ingest import BadLine, Report
 
 STDIN = "-"
 
@@ -74,7 +74,7 @@ def publish(
 
     from spine.client import Spine
     from spine.events import Draft
-    from spine.past.exchange.ingest import payload_of
+    from spine.operations.ingest import payload_of
 
     bulk = STDIN in (event_type, payload)
     if bulk and dedupe_key is not None:
@@ -102,7 +102,7 @@ async def _one(client: Spine, draft: Draft, output: Format) -> None:
 
 
 async def _bulk(client: Spine, like: Draft, event_type: str | None, keep_going: bool, output: Format) -> None:
-    from spine.past.exchange.ingest import Ingest, lines
+    from spine.operations.ingest import Ingest, lines
 
     began = time.monotonic()
     async with client as spine:

@@ -26,7 +26,7 @@ from spine.cli.running import execute, opened
 
 if TYPE_CHECKING:
     from spine.client import Spine
-    from spine.past.past import Moment
+    from spine.client.reading import Moment
 
 
 def tail(

@@ -31,7 +31,7 @@ from spine.cli.states import Looking, show
 
 if TYPE_CHECKING:
     from spine.client import Spine
-    from spine.past.past import Moment
+    from spine.client.reading import Moment
 
 STATE = "State of an agent or projection"
 

@@ -44,7 +44,7 @@ def request(
     spine request calendar.find_slot '{"day": "friday"}' --timeout 2
     """
     from spine.client import Spine
-    from spine.past.exchange.ingest import payload_of
+    from spine.operations.ingest import payload_of
 
     async def run() -> None:
         options: dict[str, Any] = {

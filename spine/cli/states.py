@@ -151,8 +151,8 @@ async def _verify(spine: Spine, kind: Kind, target: str, app_dir: Path, looking:
     """Write the faults; return whether there is none."""
     import msgspec
 
-    from spine.past.verification.elsewhere import Elsewhere, Order, differences
-    from spine.past.verification.verify import verify
+    from spine.operations.verification.elsewhere import Elsewhere, Order, differences
+    from spine.operations.verification.verify import verify
 
     head, at = await spine.reader.head(), optional_moment(looking.until)
     until = head if at is None else min(head, await spine.seq_at(at, inclusive=True))

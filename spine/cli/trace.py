@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from spine.client import Spine
-    from spine.operations.trace import Handled, Node, Trace, Tracer
+    from spine.past.trace import Handled, Node, Trace, Tracer
 
 GOOD = frozenset({"done", "folded"})
 FOLLOWED = 500
@@ -40,7 +40,7 @@ def trace(
     """
     from rich.text import Text
 
-    from spine.operations import trace as tracing
+    from spine.cli import diagrams
 
     if diagram and mermaid:
         raise typer.BadParameter("--sequence and --mermaid exclude each other")
@@ -52,7 +52,7 @@ def trace(
             if follow:
                 await _follow(spine, correlation, chosen(output))
                 return None
-            return await tracing.read(spine, correlation)
+            return await spine.trace(correlation)
 
     found = execute(run(), interrupted=DONE if follow else INTERRUPTED)
     if found is None:
@@ -60,9 +60,9 @@ def trace(
     if not found.nodes:
         fail(f"no event has the correlation {correlation!r}", FAILED)
     if mermaid:
-        sys.stdout.write(tracing.mermaid(found))
+        sys.stdout.write(diagrams.mermaid(found))
     elif diagram:
-        for line in tracing.sequence(found).splitlines():
+        for line in diagrams.sequence(found).splitlines():
             stdout().print(Text(printable(line)), no_wrap=True, overflow="ellipsis", crop=True)
     else:
         _write(found, chosen(output))
@@ -70,7 +70,7 @@ def trace(
 
 async def _follow(spine: Spine, correlation: str, output: Format) -> None:
     """Show events as they come, and what became of them as soon as that is written down."""
-    from spine.operations.trace import Tracer
+    from spine.past.trace import Tracer
 
     tracer, console = Tracer(), stdout()
     with Records(output, live=True) as records:
@@ -103,12 +103,12 @@ async def _outcomes(spine: Spine, tracer: Tracer, tell: Callable[[dict[str, Any]
     import msgspec
     from rich.text import Text
 
-    from spine.operations.trace import add_handled
+    from spine.past.trace import add_handled
 
     told: set[tuple[int, str]] = set()
     while True:
         nodes = list(tracer.nodes.values())[-FOLLOWED:]
-        await add_handled(spine, nodes)
+        await add_handled(spine.server, nodes)
         for node in nodes:
             for handled in node.handled:
                 if (node.event.seq, handled.agent) not in told:

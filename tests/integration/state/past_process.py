@@ -17,7 +17,7 @@ from ledger import Ledger
 from pydantic import BaseModel
 
 from spine import Event, Projection, Spine, reduces
-from spine.past.exchange.transfer import Import
+from spine.operations.transfer import Import
 from spine.worker import Worker
 
 

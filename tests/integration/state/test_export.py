@@ -25,7 +25,7 @@ from spine import (
 )
 from spine.catalog.stored import load
 from spine.keys import Keys
-from spine.past.exchange.transfer import Import
+from spine.operations.transfer import Import
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ledger import Ledger, Serve, by_hand, until_stored
 
 from spine import Draft, Event, NamespaceMismatch, Spine
 from spine.keys import Keys, partition_of
-from spine.past.exchange.transfer import Import
+from spine.operations.transfer import Import
 from spine.state.fold import Cell
 from spine.testing.waiting import wait_until
 from spine.worker import Worker

@@ -23,7 +23,7 @@ from agents.workers import APP_DIR, TEAM
 from spine import Event, Projection, ReplayGap, Spine, on, reduces
 from spine.keys import Keys
 from spine.operations.targets import load_all
-from spine.past.exchange.transfer import Import
+from spine.operations.transfer import Import
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
 

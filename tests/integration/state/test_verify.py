@@ -15,8 +15,8 @@ from ledger import Book, Ledger
 from pydantic import BaseModel, Field
 
 from spine import Agent, Draft, Event, Projection, ReplayGap, Spine, reduces
+from spine.operations.verification.verify import Verified, verify
 from spine.past.timetravel import PRESENT
-from spine.past.verification.verify import Verified, verify
 
 
 async def verified(spine: Spine, kind: Any, key: str | None = None) -> list[Verified]:

@@ -5,52 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import timedelta
+from typing import Any, Literal
 
-from spine.connection import Server
+from spine.client.reading import Moment, Reading
 from spine.errors import InvalidInput
-from spine.events import to_ms
-from spine.log.reader import Reader
-from spine.log.streams import Streams
 from spine.names import check_agent_name
-from spine.past.exchange.export import export_lines
+from spine.past.export import export_lines
 from spine.past.fork.fork import Fork, Forked
 from spine.past.snapshots import Snapshot, Snapshots
 from spine.past.timetravel import PRESENT, Step, TimeTravel
+from spine.past.trace import Trace, read_trace
 from spine.past.trimming.retention import Retention, read_retention, target_of, write_retention
 from spine.past.trimming.stakes import PROJECTIONS
 from spine.past.trimming.trimming import Trim, Trimmer
 from spine.scan import scan
 from spine.state.fold import Reducing, StateT
 
-if TYPE_CHECKING:
-    from spine.operations.trace import Trace
 
-Moment = int | datetime
-
-
-class Past:
+class Past(Reading):
     """The part of the client that looks back; `Spine` has these methods."""
-
-    if TYPE_CHECKING:
-        server: Server
-        reader: Reader
-        streams: Streams
-
-    async def seq_at(self, moment: Moment, *, inclusive: bool = False) -> int:
-        """Return the seq that a time stands for: all before it is up to that. A seq stays one.
-
-        With `inclusive`, what was stored in that millisecond is up to it as well: so a state or a range that ends at
-        the `ts` of an event, or at a clock just read, has all that was there by then.
-        """
-        if isinstance(moment, datetime):
-            return await self.reader.last_before(to_ms(moment) + inclusive)
-        if type(moment) is not int:
-            raise InvalidInput(f"a moment is a seq or a datetime, not {moment!r}")
-        if moment < 0:
-            raise InvalidInput(f"a seq is 0 or more, not {moment}")
-        return moment
 
     async def reduce(self, kind: type[Reducing[StateT]], *, key: str | None = None, at: Moment | None = None) -> StateT:
         """Return the state of an agent or projection, folded from the log: now, or at a seq or time.
@@ -204,9 +178,7 @@ class Past:
 
         Of what was trimmed away, nothing is in it.
         """
-        from spine.operations.trace import read
-
-        return await read(self, correlation)  # type: ignore[arg-type]
+        return await read_trace(self.server, self.reader, correlation)
 
     async def _name_of(self, kind: type[Reducing[Any]] | str) -> tuple[str, str]:
         if not isinstance(kind, str):

@@ -17,8 +17,8 @@ from spine.errors import ReducerFailed
 from spine.events import Event
 from spine.log.reader import Reader
 from spine.log.streams import Streams
+from spine.operations.verification.purity import Shared, watched
 from spine.past.timetravel import PRESENT, WHOLE, TimeTravel
-from spine.past.verification.purity import Shared, watched
 from spine.scan import all_keys
 from spine.state.dumped import dump
 from spine.state.fold import Cell, ReducerSpec, Reducing, reduced

@@ -15,8 +15,8 @@ from spine.errors import InvalidInput, Misconfigured
 from spine.faults import fault
 from spine.keys import partition_of
 from spine.log.streams import stream_name
-from spine.past.exchange.export import END, KIND, VERSION, Tally
-from spine.past.exchange.lines import Line, from_value, whole
+from spine.past.export import END, KIND, VERSION, Tally
+from spine.past.lines import Line, from_value, whole
 from spine.sessions import UPDATED, stored_changes
 
 BATCH = 500

@@ -16,7 +16,7 @@ from spine.errors import StateError
 from spine.log.floors import floors
 from spine.log.reader import Reader, Selection
 from spine.log.streams import Streams, stream_name
-from spine.past.exchange.lines import plain, to_line
+from spine.past.lines import plain, to_line
 from spine.scan import scan
 from spine.state.fold import split_stored
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from spine.cli.diagrams import mermaid, sequence
 from spine.events import Context, Event, from_ms
-from spine.operations.trace import Handled, build, mermaid, sequence
+from spine.past.trace import Handled, build
 
 
 def event(seq: int, cause: int | None, source: str = "a", topic: str = "x.y") -> Event[Any]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spine import Context, Event, Hop, InvalidInput, Priority
 from spine.codec import decode
 from spine.events import Itinerary, ReplyTo, from_ms
-from spine.past.exchange.lines import from_value, to_line
+from spine.past.lines import from_value, to_line
 
 scalars = (
     st.none()

@@ -17,8 +17,8 @@ from spine.client import Spine
 from spine.errors import ReducerFailed, StateError
 from spine.events import Event
 from spine.operations.targets import load
+from spine.operations.verification.verify import Fault, keys_to_fold
 from spine.past.timetravel import TimeTravel
-from spine.past.verification.verify import Fault, keys_to_fold
 from spine.state.fold import Reducing
 
 
