@@ -66,6 +66,10 @@ def on(
     """
 
     def mark(function: Function) -> Function:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise InvalidInput(
+                f"@on: {function.__qualname__} is a generator, which would never run: leave out the yield"
+            )
         options = {
             "retry": retry,
             "on_dead": on_dead,

@@ -131,8 +131,7 @@ class Asking(Handled):
             context = context.replace(reply_to=reply_to, waiting=received.waiting, sequence=received.sequence)
         started = Gather(self._host.drafts, asked, then, context, self.received.key, chosen, self.agent)
         prepared, writes = started.prepare(self.child_context, self._host.server.now_ms())
-        self.events += prepared
-        self.writes += writes
+        self.add(prepared, writes)
         self.addressees += started.topics
         return DONE
 

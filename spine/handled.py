@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spine.connection import Server
 from spine.delivery.hand import Taken
-from spine.errors import InvalidInput
+from spine.errors import InvalidInput, TooLarge
 from spine.events import Context, Draft, Event, Priority, ReplyTo, caused_by
 from spine.log.drafts import Completed, Drafts, Prepared, Write
+from spine.log.publisher import MAX_BYTES_A_BATCH, MAX_EVENTS_A_BATCH
 from spine.requests import Requests
 from spine.sessions import SessionState
 
@@ -74,6 +75,7 @@ class Handled:
         writes: what else it is to write.
         if_given_up: what is written instead, should the event become a dead letter.
         addressees: topics that work was sent to and that somebody has to read.
+        over: the handler has ended, and what is done here now would be lost.
     """
 
     def __init__(
@@ -107,6 +109,9 @@ class Handled:
         self._goes_on = False
         self._handed_over: int | None = None
         self.addressees: tuple[str, ...] = ()
+        self.over = False
+        self._outputs = 0
+        self._bytes = 0
         self._child: Context | None = None
         self._calls: dict[str, int] = {}
         self._waits = 0
@@ -135,8 +140,34 @@ class Handled:
     def collect(self, draft: Draft, inherited: Context | None = None) -> Prepared:
         """Add `draft` to what the commit stores."""
         prepared = self._prepare(draft, inherited or self.child_context)
-        self.events.append(prepared)
+        self.add((prepared,))
         return prepared
+
+    def add(self, events: Sequence[Prepared] = (), writes: Iterable[Write] = ()) -> None:
+        """Have the commit store `events` and do `writes`, whose `seq_of` counts among these events.
+
+        Raises `InvalidInput` when the handling is over, `TooLarge` when it is more than one commit takes.
+        """
+        self.check_going_on()
+        outputs = self._outputs + max(1, len(events))
+        size = self._bytes + sum([len(event.data) for event in events])
+        if outputs > MAX_EVENTS_A_BATCH or size > MAX_BYTES_A_BATCH:
+            raise TooLarge(
+                f"what the handler of event {self.received.seq} emits is over the limit of {MAX_EVENTS_A_BATCH:,} "
+                f"events and {MAX_BYTES_A_BATCH:,} bytes, which are stored at once. Emit less, or go on in the handler "
+                "of an event of your own. Nothing was stored."
+            )
+        self._outputs, self._bytes = outputs, size
+        self.writes += [write.shifted(len(self.events)) for write in writes]
+        self.events += events
+
+    def check_going_on(self) -> None:
+        """Raise `InvalidInput` when the handler has ended: in a task that it left behind, say."""
+        if self.over:
+            raise InvalidInput(
+                f"the handling of event {self.received.seq} is over, and what is done with its ctx now would be lost: "
+                "await in the handler what it starts, or use the client (ctx.spine). Nothing was stored."
+            )
 
     def _prepare(self, draft: Draft, inherited: Context | None, completed: Completed | None = None) -> Prepared:
         return self._host.drafts.prepare(
@@ -208,6 +239,7 @@ class Handled:
     @asynccontextmanager
     async def waiting(self) -> AsyncGenerator[None, None]:
         """Give up the concurrency slot inside the block, once however many wait at the same time."""
+        self.check_going_on()
         self._waits += 1
         if self._waits == 1:
             self._host.release_slot(self._taken)

@@ -148,12 +148,12 @@ class Handling(Asking):
             self.child_context,
             self.agent,
         )
-        self.writes.append(write.shifted(len(self.events)))
-        self.events.append(prepared)
+        self.add((prepared,), (write,))
         return DONE
 
     async def stream(self, payload: Payload) -> None:
         """Send one part of the answer at once (tokens, progress); the final part is the reply."""
+        self.check_going_on()
         reply_to = self._taken.event.context.reply_to
         if reply_to is None or reply_to.place is not None:
             return
@@ -183,7 +183,7 @@ class Handling(Asking):
         due = due_ms(self._host.server.now_ms(), delay, at)
         draft = Draft(type, payload if payload is not None else {}, key, None, priority, to)
         prepared = self._prepare(draft, self.child_context)
-        self.writes += schedule_writes(self._host.drafts, prepared, due)
+        self.add(writes=schedule_writes(self._host.drafts, prepared, due))
         return Scheduled(prepared.envelope.id, from_ms(due), None)
 
     async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -192,6 +192,7 @@ class Handling(Asking):
         For calls to the outside that cost money or must not be repeated. What it returns must be storable like what is
         in a payload; a pydantic model comes back as its dict, in the first attempt as well.
         """
+        self.check_going_on()
         return await self.steps.run(self.unique(name), function, *args, **kwargs)
 
     async def state_at(self, seq: int) -> Any:
@@ -206,8 +207,7 @@ class Handling(Asking):
         event = self._taken.event
         session_id = event.context.session_id or event.key
         prepared, writes = session_update(self._host.drafts, session_id, changes, self.child_context, self.agent)
-        self.writes += (write.shifted(len(self.events)) for write in writes)
-        self.events.append(prepared)
+        self.add((prepared,), writes)
         values = {**self.child_context.session, **prepared.envelope.payload["changes"]}
         values = {name: value for name, value in values.items() if value is not None}
         self._child = self.child_context.replace(session=values, session_seq=self.session.seq, session_id=session_id)

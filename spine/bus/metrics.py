@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from spine.failures import said, told
+
 ErrorKind = Literal[
     "callback", "time_out", "invalid_event", "state_conflict", "missing_response", "invalid_response", "late_response"
 ]
@@ -96,9 +98,7 @@ class Recorder:
     def failed(self, kind: ErrorKind, event_type: str, event_id: str | None, error: BaseException) -> None:
         """Note an error."""
         self._errors[kind] += 1
-        message = str(error) or type(error).__name__
-        if kind == "callback":
-            message = f"{type(error).__name__}: {error}"
+        message = told(error) if kind == "callback" else said(error) or type(error).__name__
         self._log.append(LoggedError(kind, event_type, event_id, message[:MESSAGE_KEPT], datetime.now(UTC)))
 
     def snapshot(self, subscribers: Mapping[str, int]) -> Metrics:

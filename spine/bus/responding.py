@@ -82,7 +82,7 @@ class Responder:
         found = await self._spine.requests.read_reply(reply_to.request, reply_to.partition)
         return None if found is None else ResponseData.of(str(request.seq), found)
 
-    async def tell_of_failure(self, request: Event[Any], subscriber: str, error: Exception) -> None:
+    async def tell_of_failure(self, request: Event[Any], subscriber: str, error: BaseException) -> None:
         """Tell the caller of `request` that a subscriber's callback has failed."""
         writes = failure_note(self._shared.drafts, request, subscriber, error, self._spine.server.now_ms())
         try:

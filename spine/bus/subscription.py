@@ -13,6 +13,7 @@ from spine.bus.parts import Parts
 from spine.bus.shared import handled
 from spine.errors import InvalidInput, LateResponse
 from spine.events import Event
+from spine.failures import FROM_OUTSIDE
 from spine.log.subscriptions import Subscription
 
 logger = logging.getLogger("spine")
@@ -73,7 +74,9 @@ async def call_back(parts: Parts, subscription: BusSubscription, event: Event[An
             await parts.responder.take(event, result)
     except LateResponse as late:  # counted where it was refused
         logger.info("callback of %s: %s", subscription.event_type, late)
-    except Exception as error:
+    except FROM_OUTSIDE:
+        raise
+    except BaseException as error:
         name = subscription.event_type
         logger.exception("callback of %s failed on event %d (%s)", name, event.seq, event.type)
         parts.shared.failed("callback", event.type, str(event.seq), error)

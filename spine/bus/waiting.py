@@ -9,6 +9,7 @@ from typing import Any
 from spine.bus.subscribers import SubscriberInfo
 from spine.errors import RequestFailed
 from spine.events import Event
+from spine.failures import said
 from spine.log.drafts import Drafts, Write
 from spine.requests import part
 
@@ -19,7 +20,7 @@ def failure_note(
     drafts: Drafts, request: Event[Any], subscriber: str, error: BaseException, now_ms: int
 ) -> tuple[Write, ...]:
     """Return the writes that tell the caller of `request` that a subscriber's callback has failed."""
-    note = {"subscriber": subscriber, "error_type": type(error).__name__, "error": str(error)[:1000]}
+    note = {"subscriber": subscriber, "error_type": type(error).__name__, "error": said(error)}
     return part(drafts, request, {NOTE: note}, 0, 0, now_ms)
 
 

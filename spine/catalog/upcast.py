@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from spine.catalog.types import EventType
 from spine.errors import DecodeError, InvalidInput, UnknownVersion
 from spine.events import Event
+from spine.failures import FROM_OUTSIDE, told
 from spine.names import check_type
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -87,10 +88,12 @@ def _next(event: Event[Any], known: dict[int, Upcaster], version: int, payload: 
         )
     try:
         result = function(payload)
-    except Exception as error:
+    except FROM_OUTSIDE:
+        raise
+    except BaseException as error:
         raise DecodeError(
             f"{function.__qualname__} raised on event {event.seq} ({event.type}, version {event.type_version}): "
-            f"{type(error).__name__}: {error}"
+            f"{told(error)}"
         ) from error
     if not isinstance(result, dict):
         raise DecodeError(f"{function.__qualname__} returned {type(result).__name__} for {event.type}, not a payload")

@@ -39,6 +39,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
         deaths: how many of these deaths it was at work at, as far as is known.
         counted: that it is at work is written down.
         interrupted: a run of it was cancelled without counting as an attempt.
+        cut_off: a run of it was cancelled from outside of the worker, or by its handler.
         preempted: how often urgent work took its slot.
         preempted_at: when that was first (monotonic seconds).
         by_age: it had waited so long that it went before more urgent ones.
@@ -63,6 +64,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     deaths: int = 0
     counted: bool = False
     interrupted: bool = False
+    cut_off: bool = False
     preempted: int = 0
     preempted_at: float = 0.0
     by_age: bool = False

@@ -11,6 +11,7 @@ from typing import Any
 
 from spine.errors import DecodeError, ReplayGap, Unavailable
 from spine.events import Event
+from spine.failures import FROM_OUTSIDE
 from spine.log.feed import Feed
 
 logger = logging.getLogger("spine")
@@ -89,6 +90,8 @@ class Subscription:
             result = self._callback(event)
             if inspect.isawaitable(result):
                 await result
-        except Exception:
+        except FROM_OUTSIDE:
+            raise
+        except BaseException:
             self.errors += 1
             logger.exception("subscriber of %s failed on event %d (%s)", ", ".join(self.types), event.seq, event.type)

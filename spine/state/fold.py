@@ -18,6 +18,7 @@ from spine.catalog.upcast import is_upcast, upcast
 from spine.declarations import check_patterns, find, marked, names_around, payload_model, state_model
 from spine.errors import InvalidInput, ReducerFailed
 from spine.events import Event
+from spine.failures import FROM_OUTSIDE, told
 from spine.names import check_agent_name
 from spine.payloads import as_model
 from spine.state.dumped import dump, load
@@ -155,10 +156,12 @@ def reduced(kind: type[Reducing[Any]], spec: ReducerSpec, state: Any, event: Eve
         if spec.model is not None:
             event = event.with_payload(as_model(spec.model, event.payload))
         result = spec.function(kind._itself, state, event)
-    except Exception as error:
+    except FROM_OUTSIDE:
+        raise
+    except BaseException as error:
         raise ReducerFailed(
             f"{kind.name}.{spec.function.__name__} raised on event {event.seq} ({event.type}) of key {event.key!r}: "
-            f"{type(error).__name__}: {error}"
+            f"{told(error)}"
         ) from error
     if not isinstance(result, kind.state_model or BaseModel):
         raise ReducerFailed(

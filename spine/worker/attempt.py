@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from spine.delivery.holds import FOREVER
 from spine.delivery.records import DeadLetter, Done, Outcome
 from spine.errors import LeaseLost, NoHandler, ReducerFailed, ReplayGap, SpineError, StateError
 from spine.events import Event, caused_by
+from spine.failures import said, told, traced
 from spine.handling import Handling
 from spine.log.drafts import Prepared, Write
 from spine.payloads import as_model
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("spine")
 
 Reason = Literal["expired", "cancelled", "lease", "preempted", "stop", "timeout"]
-TRACEBACK_CHARACTERS = 8_000
 
 
 class Running(msgspec.Struct, eq=False):
@@ -74,7 +74,7 @@ class HandlerTimeout(SpineError):
 
 
 class HandlerCancelled(SpineError):
-    """The handler raised `CancelledError` though nobody had cancelled it."""
+    """The handler was cancelled, and by itself."""
 
 
 class HandlerExited(SpineError):
@@ -200,14 +200,19 @@ class Attempt:
         except asyncio.CancelledError:
             if running.reason is None and not self._task.cancelling():
                 self._fail(HandlerCancelled("the handler let a cancellation of its own making out"))
-            elif running.reason is None or running.reason == "stop":
+            elif running.reason is None:
+                self._cancelled_from_outside()
+                raise
+            elif running.reason == "stop":
                 agency.interrupted(self.taken)
                 raise
             else:
                 self._cut_off(running.reason)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
         except SystemExit as error:
             self._fail(HandlerExited(f"the handler called sys.exit({error.code!r})"))
-        except Exception as error:
+        except BaseException as error:
             if running.reason is None:
                 self._fail(error)
             else:  # it made an error of its own of the cancellation
@@ -217,6 +222,7 @@ class Attempt:
         finally:
             for timer in timers:
                 timer.cancel()
+            handling.over = True
             agency.stopped(running)
             for _ in range(running.cancels if running.reason != "stop" else 0):
                 self._task.uncancel()
@@ -230,13 +236,15 @@ class Attempt:
         """A plain ``def`` blocks a thread, never the loop. A thread cannot be cancelled: it runs on, to no effect."""
         context = contextvars.copy_context()
 
-        def call() -> None:
+        def call() -> Any:
             try:
-                context.run(self._agency.call, spec, event, handling)
+                return context.run(self._agency.call, spec, event, handling)
             except StopIteration as error:  # a future would never end with it
                 raise RuntimeError("the handler raised StopIteration") from error
 
-        await asyncio.get_running_loop().run_in_executor(self._agency.threads, call)
+        result = await asyncio.get_running_loop().run_in_executor(self._agency.threads, call)
+        if inspect.isawaitable(result):  # an async def in a decorator that is a plain one
+            await result
 
     def _timers(self, spec: HandlerSpec, running: Running) -> list[asyncio.TimerHandle]:
         deadline = self._event.context.deadline
@@ -275,7 +283,18 @@ class Attempt:
                 self.taken.preempted_at = self.taken.preempted_at or time.monotonic()
             self._agency.interrupted(self.taken)
 
-    def _fail(self, error: Exception) -> None:
+    def _cancelled_from_outside(self) -> None:
+        """The task was cancelled by none of ours: the loop is ending, or the handler cancelled itself.
+
+        Then the event is there a second time.
+        """
+        if self.taken.cut_off:
+            self._fail(HandlerCancelled("the handler cancelled the task that it runs in"))
+        else:
+            self.taken.cut_off = True
+            self._agency.put_off(self.taken, HandlerCancelled("its handler was cancelled from outside"))
+
+    def _fail(self, error: BaseException) -> None:
         """A handler raised: try again later, the key held meanwhile, or give the event up."""
         taken, agency = self.taken, self._agency
         assert self._spec is not None
@@ -287,8 +306,8 @@ class Attempt:
             self._give_up(error, taken.attempt)
             return
         logger.warning(
-            "%s failed on event %d (%s), attempt %d, again in %.2g s: %s: %s",
-            agency.name, taken.event.seq, taken.event.type, taken.attempt, delay, type(error).__name__, error,
+            "%s failed on event %d (%s), attempt %d, again in %.2g s: %s",
+            agency.name, taken.event.seq, taken.event.type, taken.attempt, delay, told(error),
         )  # fmt: skip
         due_ms = agency.server.now_ms() + round(delay * 1000)
         if taken.passing:
@@ -298,7 +317,7 @@ class Attempt:
         hold.attempts[taken.event.seq] = taken.attempt
         hold.until_ms = due_ms
         hold.reason = "retry"
-        hold.error = f"{type(error).__name__}: {error}"
+        hold.error = told(error)
         agency.outcomes.hold(taken, hold, self._state_writes())
 
     def _park(self, error: StateError) -> None:
@@ -311,7 +330,7 @@ class Attempt:
             hold.reason, hold.by = "parked", known.hold.by
         else:
             hold.reason, hold.version = "reducer", agency.version
-        hold.until_ms, hold.error = FOREVER, str(error)
+        hold.until_ms, hold.error = FOREVER, said(error)
         agency.outcomes.hold(taken, hold, ())
 
     def _give_up(self, error: BaseException, attempts: int) -> None:
@@ -328,17 +347,15 @@ class Attempt:
             partition=taken.partition,
             stream=taken.number,
             error_type=type(error).__name__,
-            error=str(error),
-            traceback="".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:],
+            error=said(error),
+            traceback=traced(error),
             attempts=attempts,
             worker=agency.worker,
             ts_ms=agency.server.now_ms(),
             parked=parks,
             order_key=taken.order_key,
         )
-        logger.error(
-            "%s gave up event %d (%s): %s: %s", agency.name, event.seq, event.type, type(error).__name__, error
-        )
+        logger.error("%s gave up event %d (%s): %s", agency.name, event.seq, event.type, told(error))
         events, writes = self._failed_answer(error)
         also = () if self._handling is None else self._handling.if_given_up
         self._submit("dead", events, (letter.write(agency.server.keys), *also, *writes), parks=parks)
@@ -346,7 +363,7 @@ class Attempt:
     def _failed_answer(self, error: BaseException) -> tuple[list[Prepared], tuple[Write, ...]]:
         if self._event.context.reply_to is None:
             return [], ()
-        payload = {"error_type": type(error).__name__, "error": str(error), "request": self._event.seq}
+        payload = {"error_type": type(error).__name__, "error": said(error), "request": self._event.seq}
         context = caused_by(self._event, self._agency.name)
         prepared, write = answer(self._agency.drafts, self._event, FAILED, payload, context, self._agency.name)
         return [prepared], (write,)

@@ -14,6 +14,7 @@ from spine.delivery.partition import Partition
 from spine.delivery.records import DeadLetter, Done
 from spine.errors import DecodeError, LeaseLost
 from spine.events import Event
+from spine.failures import said
 from spine.log.drafts import Prepared, Write
 from spine.log.streams import LANES, Stream
 
@@ -206,7 +207,7 @@ class Outcomes:
             partition=partition.number,
             stream=stream.number,
             error_type=type(error).__name__,
-            error=str(error),
+            error=said(error),
             traceback="",
             attempts=0,
             worker=agency.worker,
