@@ -350,6 +350,7 @@ class Spine:
     replay = _iterating(AsyncSpine.replay)
     tail = _iterating(AsyncSpine.tail)
     history = _blocking(AsyncSpine.history)
+    head = _blocking(AsyncSpine.head)
     seq_at = _blocking(AsyncSpine.seq_at)
     reduce = _blocking(AsyncSpine.reduce)
     steps = _iterating(AsyncSpine.steps)

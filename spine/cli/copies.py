@@ -66,8 +66,7 @@ def export(
 
     async def run() -> None:
         async with opened(url, namespace) as spine:
-            head = await spine.reader.head()
-            last = head if end is None else min(head, await spine.seq_at(end, inclusive=True))
+            last = await spine.head(end)
             to_terminal = file == STDIO and sys.stdout.isatty()
             with Progress("exporting", "lines", total=last, quiet=to_terminal) as progress:
                 count = await _write(spine.export(until=last), file, progress)

@@ -111,9 +111,8 @@ async def _replay(
     position: Position | None,
     output: Format,
 ) -> None:
-    head = await spine.reader.head()
     seq = first = await spine.seq_at(after) if position is None else position.read(await spine.seq_at(after))
-    end = head if until is None else min(head, await spine.seq_at(until, inclusive=True))
+    end = await spine.head(until)
     quiet = sys.stdout.isatty()
     with Events(output) as events, Progress("replaying", "events", total=end - first, quiet=quiet) as progress:
         try:

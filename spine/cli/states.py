@@ -70,10 +70,8 @@ async def _state(spine: Spine, kind: Kind, looking: Looking, output: Format) -> 
     from spine.past.timetravel import TimeTravel
     from spine.state.dumped import shown
 
-    head = await spine.reader.head()
-    at = optional_moment(looking.until)
-    until = head if at is None else min(head, await spine.seq_at(at, inclusive=True))
-    travel = TimeTravel(spine.server, spine.reader, spine.streams, kind)
+    until = await spine.head(optional_moment(looking.until))
+    travel = TimeTravel(spine.reader, kind)
     with Progress("folding", "numbers", total=until) as progress:
         cell = await travel.cell(travel.checked(looking.key), until, told=progress.advance)
     if output is Format.TABLE:
@@ -154,8 +152,7 @@ async def _verify(spine: Spine, kind: Kind, target: str, app_dir: Path, looking:
     from spine.operations.verification.elsewhere import Elsewhere, Order, differences
     from spine.operations.verification.verify import verify
 
-    head, at = await spine.reader.head(), optional_moment(looking.until)
-    until = head if at is None else min(head, await spine.seq_at(at, inclusive=True))
+    until = await spine.head(optional_moment(looking.until))
     order = Order(
         target=target,
         app_dir=str(app_dir),
@@ -168,7 +165,7 @@ async def _verify(spine: Spine, kind: Kind, target: str, app_dir: Path, looking:
     keys = events = 0
     with Progress("verifying", "events") as progress:
         async with Elsewhere(order) as elsewhere:
-            found = verify(spine.server, spine.reader, spine.streams, kind, key=looking.key, until=until)
+            found = verify(spine.reader, kind, key=looking.key, until=until)
             async with aclosing(found) as verified:
                 async for one in verified:
                     keys += 1

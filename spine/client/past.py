@@ -38,7 +38,7 @@ class Past(Reading):
 
         Raises `ReducerFailed`, or `ReplayGap` where events it needs were trimmed away.
         """
-        travel = TimeTravel(self.server, self.reader, self.streams, kind)
+        travel = TimeTravel(self.reader, kind)
         until = PRESENT if at is None else await self.seq_at(at, inclusive=True)
         state: StateT = (await travel.cell(travel.checked(key), until)).state
         return state
@@ -52,7 +52,7 @@ class Past(Reading):
         until: Moment | None = None,
     ) -> AsyncGenerator[Step[StateT], None]:
         """Yield (event, state before, state after) for each event that an agent or projection folds, in seq order."""
-        travel = TimeTravel(self.server, self.reader, self.streams, kind)
+        travel = TimeTravel(self.reader, kind)
         wanted, start = travel.checked(key), await self.seq_at(after)
         end = PRESENT if until is None else await self.seq_at(until, inclusive=True)
         async with aclosing(travel.steps(wanted, start, end)) as steps:
@@ -63,7 +63,7 @@ class Past(Reading):
         self, kind: type[Reducing[StateT]], *, key: str | None = None, at: Moment | None = None
     ) -> Snapshot:
         """Keep the state at a seq or time (now where left out), so that a later look at it begins there."""
-        travel = TimeTravel(self.server, self.reader, self.streams, kind)
+        travel = TimeTravel(self.reader, kind)
         wanted = travel.checked(key)
         cell = await travel.cell(wanted, PRESENT if at is None else await self.seq_at(at, inclusive=True))
         snapshots = Snapshots(self.server, kind.name, kind.version)
@@ -121,11 +121,11 @@ class Past(Reading):
         if until is not None:
             target = await self.seq_at(until)
         elif (rule := await read_retention(self.server)) is not None:
-            target = await target_of(self.server, self.reader, rule)
+            target = await target_of(self.reader, rule)
         else:
             raise InvalidInput("the namespace keeps everything: give until=, or a retention first")
-        trimmer = Trimmer(self.server, self.reader, self.streams, kinds)
-        return await trimmer.trim(min(target, await self.reader.head()), dry_run=dry_run, force=force, told=told)
+        trimmer = Trimmer(self.reader, kinds)
+        return await trimmer.trim(min(target, await self.head()), dry_run=dry_run, force=force, told=told)
 
     async def remove_projection(self, name: str) -> None:
         """Forget a projection that nobody serves any more: it holds up no trim; its stored states are deleted."""
@@ -150,10 +150,10 @@ class Past(Reading):
             at: where to fork. In the middle of what one commit stored, it is moved before that (see `Forked.at`).
             told: called with the count of events as it grows.
         """
-        fork = Fork(self.server, self.reader, self.streams, namespace)
+        fork = Fork(self.reader, namespace)
         if at is None:
             begun = await fork.begun_at()
-            moment = await self.reader.head() if begun is None else begun
+            moment = await self.head() if begun is None else begun
         else:
             moment = await self.seq_at(at, inclusive=True)
         return await fork.run(moment, told)
@@ -167,9 +167,7 @@ class Past(Reading):
         Args:
             until: a seq or time; now where left out.
         """
-        head = await self.reader.head()
-        end = head if until is None else min(head, await self.seq_at(until, inclusive=True))
-        async with aclosing(export_lines(self.server, self.reader, self.streams, end)) as lines:
+        async with aclosing(export_lines(self.reader, await self.head(until))) as lines:
             async for line in lines:
                 yield line
 
@@ -178,7 +176,7 @@ class Past(Reading):
 
         Of what was trimmed away, nothing is in it.
         """
-        return await read_trace(self.server, self.reader, correlation)
+        return await read_trace(self.reader, correlation)
 
     async def _name_of(self, kind: type[Reducing[Any]] | str) -> tuple[str, str]:
         if not isinstance(kind, str):

@@ -38,6 +38,14 @@ class Reading(Parts):
             raise InvalidInput(f"a seq is 0 or more, not {moment}")
         return moment
 
+    async def head(self, at: Moment | None = None) -> int:
+        """Return the last number given: everything up to it is in the log.
+
+        With `at`, a seq or a time (its millisecond with it), the last number given by then.
+        """
+        head = await self.reader.head()
+        return head if at is None else min(head, await self.seq_at(at, inclusive=True))
+
     async def replay(
         self,
         *,
@@ -59,9 +67,7 @@ class Reading(Parts):
         Raises `ReplayGap` when events that it would begin with were trimmed away.
         """
         selection = _selection(types, key, correlation)
-        head = await self.reader.head()
-        start = await self.seq_at(after)
-        end = head if until is None else min(head, await self.seq_at(until, inclusive=True))
+        start, end = await self.seq_at(after), await self.head(until)
         gaps = Gaps(self.server, selection)
         await gaps.check(start)
         async with aclosing(self.reader.batches(selection, start, end)) as batches:
@@ -106,9 +112,7 @@ class Reading(Parts):
         if type(limit) is not int or limit < 1:
             raise InvalidInput(f"limit must be a number, at least 1, not {limit!r}")
         selection = _selection(types, key, correlation)
-        head = await self.reader.head()
-        start = await self.seq_at(since)
-        end = head if until is None else min(head, await self.seq_at(until, inclusive=True))
+        start, end = await self.seq_at(since), await self.head(until)
         found: list[Event[Any]] = []
         async with aclosing(self.reader.backward(selection, start, end)) as events:
             async for event in events:
@@ -131,7 +135,7 @@ class Reading(Parts):
         return subscription
 
     async def _feed(self, selection: Selection, after: Moment | None) -> Feed:
-        start = await self.reader.head() if after is None else await self.seq_at(after)
+        start = await self.head() if after is None else await self.seq_at(after)
         await Gaps(self.server, selection).check(start)
         feed = Feed(self.server, self.reader, self.listener, selection, start)
         await feed.start()

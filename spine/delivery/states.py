@@ -8,14 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from spine.connection import Server
 from spine.delivery.records import Done
 from spine.errors import ReducerFailed
 from spine.events import Event
 from spine.keys import partition_of
 from spine.log.drafts import Write
 from spine.log.reader import Reader
-from spine.log.streams import Streams
 from spine.state.fold import Cell, Reducing
 from spine.state.rebuild import Brought, Rebuilder
 
@@ -32,13 +30,13 @@ class States:
     others is seen when a state is loaded, because the index tells which events came after it.
     """
 
-    def __init__(self, server: Server, reader: Reader, streams: Streams, agent: type[Reducing[Any]]) -> None:
-        self._server = server
+    def __init__(self, reader: Reader, agent: type[Reducing[Any]]) -> None:
+        self._server = reader.server
         self._agent = agent
         # Without order two attempts of a key may end in either order.
         self._command = "forward" if getattr(agent, "ordering", "key") == "none" else "HSET"
-        self._rebuilder = Rebuilder(server, reader, streams, agent)
-        self._namespace = server.namespace
+        self._rebuilder = Rebuilder(reader, agent)
+        self._namespace = reader.server.namespace
         self._cells: OrderedDict[str, Cell] = OrderedDict()
         self._in_use: WeakValueDictionary[str, Cell] = WeakValueDictionary()
 

@@ -89,18 +89,19 @@ class Reader:
     """Reads the log of one namespace.
 
     Attributes:
+        server: the way to the server.
         streams: the streams known so far.
     """
 
     def __init__(self, server: Server, streams: Streams) -> None:
-        self._server = server
+        self.server = server
         self.streams = streams
 
     async def head(self) -> int:
         """Return the last number given: everything up to it is in the log."""
-        value = await self._server.command("GET", self._server.keys.seq)
+        value = await self.server.command("GET", self.server.keys.seq)
         head = int(value or 0)
-        self._server.highest_seen = max(self._server.highest_seen, head)
+        self.server.highest_seen = max(self.server.highest_seen, head)
         return head
 
     async def last_before(self, ts_ms: int) -> int:
@@ -121,7 +122,7 @@ class Reader:
 
     async def _time_of_last(self, extents: list[Extent], low: int, high: int) -> int | None:
         """Return the time of the last event with ``low < seq <= high``."""
-        replies = await self._server.commands(
+        replies = await self.server.commands(
             *(
                 ("XREVRANGE", extent.key, f"{high}-0", f"({low}-0" if low else "-", "COUNT", 10)
                 for extent in extents
@@ -195,12 +196,12 @@ class Reader:
         wanted = [
             (self.streams.key(partition, stream), stream.topic)
             for stream in _relevant(self.streams.all(), selection.types)
-            for partition in range(self._server.partitions)
+            for partition in range(self.server.partitions)
         ]
         commands: list[tuple[Argument, ...]] = []
         for key, _ in wanted:
             commands += (("XRANGE", key, "-", "+", "COUNT", 1), ("XREVRANGE", key, "+", "-", "COUNT", 1))
-        replies = await self._server.commands(*commands)
+        replies = await self.server.commands(*commands)
         return [
             Extent(key, topic, _seq(replies[2 * i][0]), _seq(replies[2 * i + 1][0]))
             for i, (key, topic) in enumerate(wanted)
@@ -209,7 +210,7 @@ class Reader:
 
     async def _touched(self, selection: Selection) -> list[Extent]:
         """Return the streams that `selection` names one by one; what they span need not be asked."""
-        only = None if selection.key is None else partition_of(selection.key, self._server.partitions)
+        only = None if selection.key is None else partition_of(selection.key, self.server.partitions)
         extents = []
         for partition, number in selection.streams or ():
             if only is None or partition == only:
@@ -228,7 +229,7 @@ class Reader:
         """Return the entries with ``low < seq <= high``, in seq order."""
         inside = [extent for extent in extents if extent.last > low and extent.first <= high]
         start, end = f"({low}-0" if low else "-", f"{high}-0"
-        replies = await self._server.commands(*[("XRANGE", extent.key, start, end) for extent in inside])
+        replies = await self.server.commands(*[("XRANGE", extent.key, start, end) for extent in inside])
         found: list[Entry] = []
         streams = 0
         for extent, entries in zip(inside, replies, strict=True):
@@ -242,14 +243,14 @@ class Reader:
 
     async def next_after(self, extents: list[Extent], high: int) -> int:
         """Return the number before the first event after `high`: windows without events are jumped over."""
-        replies = await self._server.commands(
+        replies = await self.server.commands(
             *(("XRANGE", extent.key, f"({high}-0", "+", "COUNT", 1) for extent in extents if extent.last > high)
         )
         return max(high, min((_seq(entries[0]) for entries in replies if entries), default=high + 1) - 1)
 
     async def previous(self, extents: list[Extent], low: int) -> int:
         """Return the seq of the last event up to `low`; 0 when there is none."""
-        replies = await self._server.commands(
+        replies = await self.server.commands(
             *(("XREVRANGE", extent.key, f"{low}-0", "-", "COUNT", 1) for extent in extents if extent.first <= low)
         )
         return max((_seq(entries[0]) for entries in replies if entries), default=0)
@@ -279,7 +280,7 @@ class Reader:
 
     def _indexes(self, selection: Selection) -> list[tuple[str, int | None]]:
         """Return the lists that name what is selected, each with the partition of all that it names, if it is one."""
-        keys, partitions = self._server.keys, self._server.partitions
+        keys, partitions = self.server.keys, self.server.partitions
         word = selection.correlation if selection.key is None else selection.key
         if word is None:
             return []
@@ -290,8 +291,8 @@ class Reader:
         self, indexes: list[tuple[str, int | None]], after: int, until: int, size: int, backward: bool
     ) -> list[list[Reference]]:
         """Return the next references of each index; the streams they name go by the numbers of the same moment."""
-        names = [self._server.keys.meta, *(name for name, _ in indexes)]
-        epoch, *pages = await self._server.run("references", names, [after, until, size, int(backward)])
+        names = [self.server.keys.meta, *(name for name, _ in indexes)]
+        epoch, *pages = await self.server.run("references", names, [after, until, size, int(backward)])
         self.streams.keep_up(epoch.decode())
         found = []
         for (_, of), page in zip(indexes, pages, strict=True):
@@ -305,7 +306,7 @@ class Reader:
     async def fetch(self, references: Sequence[Reference]) -> list[Entry]:
         """Return the entries that index `references` point to; those that were trimmed away are left out."""
         streams = [await self.streams.get(number) for _, _, number in references]
-        replies = await self._server.commands(
+        replies = await self.server.commands(
             *(
                 ("XRANGE", self.streams.key(partition, stream), f"{seq}-0", f"{seq}-0")
                 for (seq, partition, _), stream in zip(references, streams, strict=True)

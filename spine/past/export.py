@@ -49,11 +49,12 @@ class Tally(msgspec.Struct):
         return msgspec.json.encode({END: VERSION, "events": self.events, "crc32": self.crc32})
 
 
-async def export_lines(server: Server, reader: Reader, streams: Streams, until: int) -> AsyncGenerator[bytes, None]:
+async def export_lines(reader: Reader, until: int) -> AsyncGenerator[bytes, None]:
     """Yield a log up to a seq as lines: what it is, its types, what is left of what was trimmed, events, the end."""
+    server = reader.server
     tally, gone = Tally(), await floors(server)
     yield await _header(server, until, gone)
-    async with aclosing(_beside_events(server, streams, until, gone)) as lines:
+    async with aclosing(_beside_events(server, reader.streams, until, gone)) as lines:
         async for line in lines:
             yield tally.add(line)
     async with aclosing(reader.batches(Selection(), 0, until)) as batches:

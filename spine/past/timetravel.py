@@ -10,13 +10,11 @@ from typing import Any, Generic, cast
 import msgspec
 
 from spine.catalog.upcast import upcast
-from spine.connection import Server
 from spine.errors import InvalidInput, ReplayGap
 from spine.events import Event
 from spine.keys import partition_of
 from spine.log.floors import floors, last_gone
 from spine.log.reader import Reader, Selection
-from spine.log.streams import Streams
 from spine.names import check_key
 from spine.state.fold import Cell, Reducing, StateT
 from spine.state.projection import is_global
@@ -46,18 +44,16 @@ class TimeTravel(Generic[StateT]):
     """Folds one agent's or projection's states.
 
     Args:
-        server: the way to the server.
         reader: of the log.
-        streams: of the namespace.
         kind: the agent or projection.
     """
 
-    def __init__(self, server: Server, reader: Reader, streams: Streams, kind: type[Reducing[StateT]]) -> None:
+    def __init__(self, reader: Reader, kind: type[Reducing[StateT]]) -> None:
         if not kind.reducers:
             raise InvalidInput(f"{kind.__name__} has no reducers: there is no state to fold")
-        self._server = server
+        self._server = reader.server
         self._reader = reader
-        self._streams = streams
+        self._streams = reader.streams
         self._kind = kind
 
     def checked(self, key: str | None) -> str:
@@ -80,7 +76,7 @@ class TimeTravel(Generic[StateT]):
         """
         if key == WHOLE:
             return await self._global_cell(until, begin, told)
-        rebuilder = Rebuilder(self._server, self._reader, self._streams, self._kind)
+        rebuilder = Rebuilder(self._reader, self._kind)
         brought = (await rebuilder.bring({key: until}, begin=begin))[key]
         if brought.error is not None:
             raise brought.error

@@ -130,13 +130,13 @@ def build(correlation: str, events: Iterable[Event[Any]]) -> Trace:
     return Trace(correlation=correlation, nodes=list(tracer.nodes.values()), roots=tracer.roots)
 
 
-async def read_trace(server: Server, reader: Reader, correlation: str) -> Trace:
+async def read_trace(reader: Reader, correlation: str) -> Trace:
     """Return the trace of `correlation` as the log has it now, with what became of each event."""
     selection = Selection(correlation=check_key(correlation, "correlation"))  # what is left of it, however old it is
     async with aclosing(reader.forward(selection, 0, await reader.head())) as events:
         trace = build(correlation, [event async for event in events])
     for start in range(0, len(trace.nodes), CHUNK):
-        await add_handled(server, trace.nodes[start : start + CHUNK])
+        await add_handled(reader.server, trace.nodes[start : start + CHUNK])
     return trace
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 
-from spine.connection import Argument, Server
+from spine.connection import Argument
 from spine.errors import ReducerFailed, ReplayGap, StateError
 from spine.events import Event
 from spine.keys import partition_of
 from spine.log.reader import Reader, decode_all
-from spine.log.streams import Streams
 from spine.state.dumped import values
 from spine.state.fold import Cell, Reducing, split_stored
 
@@ -71,16 +70,14 @@ class Rebuilder:
     """Brings states of one agent or projection, per key, up to a seq.
 
     Args:
-        server: the way to the server.
         reader: of the log.
-        streams: of the namespace.
         kind: whose states.
     """
 
-    def __init__(self, server: Server, reader: Reader, streams: Streams, kind: type[Reducing[Any]]) -> None:
-        self._server = server
+    def __init__(self, reader: Reader, kind: type[Reducing[Any]]) -> None:
+        self._server = reader.server
         self._reader = reader
-        self._streams = streams
+        self._streams = reader.streams
         self._kind = kind
 
     async def bring(

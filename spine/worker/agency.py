@@ -67,7 +67,7 @@ class Agency:
         self.requests = spine.requests
         self.catalog = spine.catalog if agent.catalog is None else agent.catalog
         self.drafts = Drafts(self.server.keys, agent.name, self.server.partitions, spine.drafts.max_bytes, self.catalog)
-        self.states = States(self.server, spine.reader, spine.streams, agent)
+        self.states = States(spine.reader, agent)
         self.hand = Hand(agent.ageing_s, ordered=agent.ordering == "key")
         self.partitions: dict[int, Partition] = {}
         self.paused = False

@@ -62,7 +62,7 @@ class Housekeeping:
                 logger.debug("housekeeping: %s", error)
 
     async def _trim(self) -> None:
-        server, reader = self._spine.server, self._spine.reader
+        server = self._spine.server
         rule = await read_retention(server)
         if rule is None:
             return
@@ -70,8 +70,8 @@ class Housekeeping:
         if not await server.command("SET", mine, self._worker, "NX", "PX", TRIMMING_MS):
             return
         try:
-            trimmer = Trimmer(server, reader, self._spine.streams, self._kinds)
-            report = await trimmer.trim(await target_of(server, reader, rule))
+            trimmer = Trimmer(self._spine.reader, self._kinds)
+            report = await trimmer.trim(await target_of(self._spine.reader, rule))
         finally:
             await server.command("DEL", mine)
         held_up = {f"{one.agent}: {one.why}" for one in report.blockers}

@@ -121,7 +121,7 @@ class Projector:
         return self._server.keys.own("position", self._kind.name)
 
     def _travel(self) -> TimeTravel[Any]:
-        return TimeTravel(self._server, self._spine.reader, self._spine.streams, self._kind)
+        return TimeTravel(self._spine.reader, self._kind)
 
     async def _fold_for_ever(self) -> None:
         spine, selection = self._spine, Selection(types=_patterns(self._kind))
@@ -178,7 +178,7 @@ class Projector:
         logger.error("%s; %s waits for a new version of %s", error, what, self._kind.name)
 
     async def _load(self, key: str, until: int) -> Cell:
-        rebuilder = Rebuilder(self._server, self._spine.reader, self._spine.streams, self._kind)
+        rebuilder = Rebuilder(self._spine.reader, self._kind)
         brought = (await rebuilder.bring({key: until}, begin="newest"))[key]
         if brought.error is not None:
             raise brought.error

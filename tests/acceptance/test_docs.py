@@ -114,7 +114,7 @@ async def test_the_user_that_is_shown_may_do_all_that_a_namespace_needs(tmp_path
             answer = await spine.request("calendar.find_slot", {}, key="k", timeout=10)
             await (await spine.schedule("order.remind", {}, delay=60)).cancel()
             await spine.update_session("s-1", {"language": "de"})
-            await spine.trim(until=await spine.reader.head())
+            await spine.trim(until=await spine.head())
         assert answer.payload == {"slot": 9}
         refused = [entry for entry in raw.acl_log() if entry["username"] == "acme"]
         assert refused == []

@@ -79,7 +79,7 @@ async def differences(
     spine: Spine, kind: type[Reducing[Any]], ours: dict[str, array[int]], theirs: dict[str, array[int]], until: int
 ) -> list[Fault]:
     """Return for each key the first event after which the state was another one in the other process."""
-    travel = TimeTravel(spine.server, spine.reader, spine.streams, kind)
+    travel = TimeTravel(spine.reader, kind)
     faults = []
     for key, mine in ours.items():
         other = theirs.get(key, array("L"))
@@ -108,7 +108,7 @@ async def fold(order: Order, out: BinaryIO) -> None:
     """Fold what is ordered, and write the digests out."""
     kind = load(order.target, Path(order.app_dir))
     async with Spine(order.url, namespace=order.namespace) as spine:
-        travel = TimeTravel(spine.server, spine.reader, spine.streams, kind)
+        travel = TimeTravel(spine.reader, kind)
         async with aclosing(keys_to_fold(spine.server, kind, order.key)) as keys:
             async for key in keys:
                 digests = await _digests(travel, kind, key, order.until)

@@ -16,7 +16,6 @@ from spine.connection import Server
 from spine.errors import ReducerFailed
 from spine.events import Event
 from spine.log.reader import Reader
-from spine.log.streams import Streams
 from spine.operations.verification.purity import Shared, watched
 from spine.past.timetravel import PRESENT, WHOLE, TimeTravel
 from spine.scan import all_keys
@@ -60,18 +59,18 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def verify(
-    server: Server, reader: Reader, streams: Streams, kind: type[Reducing[Any]], *, key: str | None, until: int
+    reader: Reader, kind: type[Reducing[Any]], *, key: str | None, until: int
 ) -> AsyncGenerator[Verified, None]:
     """Fold each key (or `key`) twice from the beginning of the log, and yield what was found.
 
     Where the beginning was trimmed away, the fold begins with the state that was kept then; it raises `ReplayGap` where
     none was.
     """
-    travel = TimeTravel(server, reader, streams, kind)
+    travel = TimeTravel(reader, kind)
     one_only = key is not None or is_global(kind)
     if one_only:
         travel.checked(key)
-    async with aclosing(keys_to_fold(server, kind, key)) as keys:
+    async with aclosing(keys_to_fold(reader.server, kind, key)) as keys:
         async for one in keys:
             found = await _verified(travel, kind, one, until)
             if found.events or found.faults or one_only:

@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from spine.connection import Argument, Server
+from spine.connection import Argument
 from spine.delivery.holds import Listed, decode_hold
 from spine.delivery.records import Done, decode_dead
 from spine.faults import fault
 from spine.keys import Keys
 from spine.log.floors import floors
 from spine.log.reader import Reader
-from spine.log.streams import Stream, Streams
+from spine.log.streams import Stream
 from spine.past.fork.gates import waiting_at
 from spine.past.fork.timetable import ForkedTimetable
 from spine.past.trimming.stakes import PROJECTIONS, read_by, start_of
@@ -30,18 +30,16 @@ class ForkedAgents:
     """Copies what a namespace knows of its agents, as it was at a seq.
 
     Args:
-        server: the way to the server, as the original namespace sees it.
-        reader: of its log.
-        streams: of it.
+        reader: of the log of the original namespace.
         to: keys of the fork.
         at: the last number of the fork's history.
     """
 
-    def __init__(self, server: Server, reader: Reader, streams: Streams, to: Keys, at: int) -> None:
-        self._server = server
+    def __init__(self, reader: Reader, to: Keys, at: int) -> None:
+        self._server = reader.server
         self._reader = reader
-        self._streams = streams
-        self._from = server.keys
+        self._streams = reader.streams
+        self._from = reader.server.keys
         self._to = to
         self._at = at
         self._again: set[tuple[str, int]] = set()
@@ -56,7 +54,7 @@ class ForkedAgents:
             name, declared = raw[i].decode(), json.loads(raw[i + 1])
             starts = await self._copy_declaration(name)
             await self._find_waiting(name)
-            arrivals = await waiting_at(self._server, self._reader, name, declared, self._at)
+            arrivals = await waiting_at(self._reader, name, declared, self._at)
             self._again.update((name, seq) for seq in arrivals)
             found[name] = 0
             for stream in read_by(name, declared, self._streams.all()):
@@ -66,7 +64,7 @@ class ForkedAgents:
             await self._copy_dead(name)
         await self._copy_steps()
         await self._copy_gates()
-        await ForkedTimetable(self._server, self._reader, self._to, self._at, self._again).copy()
+        await ForkedTimetable(self._reader, self._to, self._at, self._again).copy()
         await self._copy_dedupe()
         await self._copy_positions()
         return found

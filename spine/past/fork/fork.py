@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from spine.connection import FORMAT, INCOMPLETE, Argument, Server
+from spine.connection import FORMAT, INCOMPLETE, Argument
 from spine.delivery.records import Done
 from spine.errors import Misconfigured, ReplayGap, StateError
 from spine.events import Event
@@ -16,7 +16,7 @@ from spine.faults import fault
 from spine.keys import Keys, partition_of
 from spine.log.floors import floors
 from spine.log.reader import Reader, Selection
-from spine.log.streams import SESSIONS, Streams
+from spine.log.streams import SESSIONS
 from spine.past.fork.agents import ForkedAgents
 from spine.scan import scan
 from spine.sessions import UPDATED, stored_changes
@@ -49,17 +49,15 @@ class Fork:
     Nobody can open the other one until it is complete. Broken off at any moment, the same fork goes on.
 
     Args:
-        server: of the namespace.
-        reader: of its log.
-        streams: of it.
+        reader: of the log of the namespace.
         namespace: the other one.
     """
 
-    def __init__(self, server: Server, reader: Reader, streams: Streams, namespace: str) -> None:
-        self._server = server
+    def __init__(self, reader: Reader, namespace: str) -> None:
+        self._server = reader.server
         self._reader = reader
-        self._streams = streams
-        self._from = server.keys
+        self._streams = reader.streams
+        self._from = reader.server.keys
         self._to = Keys(namespace)
 
     async def begun_at(self) -> int | None:
@@ -86,7 +84,7 @@ class Fork:
         await self._copy_states(at)
         forked.sessions = await self._copy_sessions(at)
         fault("fork.states")
-        forked.open = await ForkedAgents(self._server, self._reader, self._streams, self._to, at).copy()
+        forked.open = await ForkedAgents(self._reader, self._to, at).copy()
         fault("fork.agents")
         if (await floors(self._server), gone) != (gone, await self._floors_at_the_beginning()):
             raise StateError("the log was trimmed while it was copied: delete the fork, and make it anew")

@@ -71,7 +71,7 @@ def still_waiting(
     return {seq for found in rounds.values() for seq in {found.began, *found.arrived.values()}}
 
 
-async def waiting_at(server: Server, reader: Reader, name: str, declared: Mapping[str, Any], at: int) -> set[int]:
+async def waiting_at(reader: Reader, name: str, declared: Mapping[str, Any], at: int) -> set[int]:
     """Return the seqs of the arrivals that waited in a gate of agent `name` at seq `at`."""
     gates: dict[str, tuple[list[str], float | None]] = declared.get("gates", {})
     if not gates:
@@ -82,7 +82,7 @@ async def waiting_at(server: Server, reader: Reader, name: str, declared: Mappin
     async with aclosing(reader.batches(Selection(types=types), 0, at)) as batches:
         async for events in batches:
             mine = [event for event in events if event.topic in (event.type, f"@{name}")]
-            handled += await _handled(server, name, gate_of, mine, at)
+            handled += await _handled(reader.server, name, gate_of, mine, at)
     conditions = {gate: frozenset(declared_types) for gate, (declared_types, _) in gates.items()}
     return still_waiting(conditions, {gate: within_s for gate, (_, within_s) in gates.items()}, handled)
 

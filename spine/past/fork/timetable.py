@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from spine.codec import FORMAT, HARD_MAX_BYTES, Envelope, encode
-from spine.connection import Argument, Server
+from spine.connection import Argument
 from spine.delivery.records import Done
 from spine.events import Event
 from spine.faults import fault
@@ -26,17 +26,16 @@ class ForkedTimetable:
     cancelled since. A gather is not continued: its questions were put to the agents of the original.
 
     Args:
-        server: the way to the server, as the original namespace sees it.
-        reader: of the log.
+        reader: of the log of the original namespace.
         to: keys of the fork.
         at: the last number of the fork's history.
         again: (agent, seq) of what is handled again, and schedules what it schedules again.
     """
 
-    def __init__(self, server: Server, reader: Reader, to: Keys, at: int, again: Container[tuple[str, int]]) -> None:
-        self._server = server
+    def __init__(self, reader: Reader, to: Keys, at: int, again: Container[tuple[str, int]]) -> None:
+        self._server = reader.server
         self._reader = reader
-        self._from = server.keys
+        self._from = reader.server.keys
         self._to = to
         self._at = at
         self._again = again

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import msgspec
 
+from spine import clock
 from spine.connection import Server
 from spine.errors import InvalidInput
 from spine.log.reader import Reader, Selection
@@ -50,19 +51,19 @@ async def write_retention(server: Server, rule: Retention | None) -> None:
         await server.command("HSET", server.keys.meta, FIELD, msgspec.json.encode(rule))
 
 
-async def target_of(server: Server, reader: Reader, rule: Retention) -> int:
+async def target_of(reader: Reader, rule: Retention) -> int:
     """Return the seq up to which events may go by `rule`, 0 for none."""
     if rule.age_s is not None:
-        seconds, micros = await server.command("TIME")
-        return await reader.last_before(int(seconds) * 1000 + int(micros) // 1000 - round(rule.age_s * 1000))
-    return await _before_the_newest(server, reader, rule.events or 0)
+        now_ms = clock.ms_of(await reader.server.command("TIME"))
+        return await reader.last_before(now_ms - round(rule.age_s * 1000))
+    return await _before_the_newest(reader, rule.events or 0)
 
 
-async def _before_the_newest(server: Server, reader: Reader, count: int) -> int:
+async def _before_the_newest(reader: Reader, count: int) -> int:
     """Return the seq before the newest `count` events. Where the numbers jumped, nothing is counted."""
     top = await reader.head()
     extents = await reader.extents(Selection())
-    jumps = await server.command("LRANGE", server.keys.epochs, 0, -1)
+    jumps = await reader.server.command("LRANGE", reader.server.keys.epochs, 0, -1)
     for line in reversed(jumps):
         base = int(line.split(b" ")[1])
         if base >= top:

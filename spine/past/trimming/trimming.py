@@ -10,12 +10,11 @@ import msgspec
 from pydantic import BaseModel
 
 from spine.codec import decode_entry
-from spine.connection import Argument, Server
+from spine.connection import Argument
 from spine.errors import DecodeError, ReducerFailed, StateError
 from spine.faults import fault
 from spine.log.floors import floors
 from spine.log.reader import Extent, Reader
-from spine.log.streams import Streams
 from spine.past.snapshots import Snapshots
 from spine.past.timetravel import WHOLE, TimeTravel
 from spine.past.trimming.stakes import Blocker, Folding, Stakes
@@ -78,20 +77,16 @@ class Trimmer:
     """Trims one namespace.
 
     Args:
-        server: the way to the server.
         reader: of the log.
-        streams: of the namespace.
         kinds: classes of agents and projections: states of theirs that are not stored are folded and stored, so that
             nothing is held up, and states since the floor can be had of keys that go on.
     """
 
-    def __init__(
-        self, server: Server, reader: Reader, streams: Streams, kinds: Iterable[type[Reducing[Any]]] = ()
-    ) -> None:
-        self._server = server
+    def __init__(self, reader: Reader, kinds: Iterable[type[Reducing[Any]]] = ()) -> None:
+        self._server = reader.server
         self._reader = reader
-        self._streams = streams
-        self._stakes = Stakes(server, streams, {kind.name: kind for kind in kinds if kind.reducers})
+        self._streams = reader.streams
+        self._stakes = Stakes(reader.server, reader.streams, {kind.name: kind for kind in kinds if kind.reducers})
         self._folds: dict[tuple[str, str, str], bool] = {}
         self._folding: list[Folding] = []
 
@@ -247,12 +242,12 @@ class Trimmer:
         """Return the states with the events up to a seq in them, folded on from the newest stored ones."""
         assert folding.kind is not None
         if folding.is_global:
-            travel = TimeTravel(self._server, self._reader, self._streams, folding.kind)
+            travel = TimeTravel(self._reader, folding.kind)
             try:
                 return {WHOLE: await travel.cell(WHOLE, folding.position or 0)}
             except StateError:
                 return {}
-        rebuilder = Rebuilder(self._server, self._reader, self._streams, folding.kind)
+        rebuilder = Rebuilder(self._reader, folding.kind)
         return {key: one.cell for key, one in (await rebuilder.bring(wanted, begin="newest")).items()}
 
     # --- states of moments since the floor ---
@@ -274,7 +269,7 @@ class Trimmer:
 
     async def _snapshot(self, kind: type[Reducing[Any]], wanted: dict[str, int], partition: int) -> int:
         """Keep the states of some keys at a seq; return of how many that could be done."""
-        brought = await Rebuilder(self._server, self._reader, self._streams, kind).bring(wanted)
+        brought = await Rebuilder(self._reader, kind).bring(wanted)
         commands: list[tuple[Argument, ...]] = []
         for key, one in brought.items():
             if one.cell is not None and (raw := _encoded(one.cell)) is not None:
@@ -296,7 +291,7 @@ class Trimmer:
     async def _global_base(self, folding: Folding, limit: int) -> bytes | None:
         if folding.kind is not None:
             try:
-                cell = await TimeTravel(self._server, self._reader, self._streams, folding.kind).cell(WHOLE, limit)
+                cell = await TimeTravel(self._reader, folding.kind).cell(WHOLE, limit)
                 cell.seq = limit
                 return cell.encode()
             except StateError as error:

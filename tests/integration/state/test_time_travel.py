@@ -78,6 +78,16 @@ async def test_the_state_at_a_time_has_what_was_stored_by_then(spine: Spine) -> 
     assert (await spine.reduce(Ledger, key="k", at=datetime.now(UTC) + timedelta(days=1))).seqs == [1, second.seq]
 
 
+async def test_the_head_is_the_last_number_given_now_or_by_a_moment(spine: Spine) -> None:
+    assert await spine.head() == 0
+    first = await spine.publish("money.in", {"amount": 1}, key="k")
+    while (last := await spine.publish("noise", key="k")).ts == first.ts:
+        pass
+    assert await spine.head() == await spine.head(last.seq + 1) == last.seq
+    assert await spine.head(first.seq) == await spine.head(first.ts - timedelta(milliseconds=1)) + 1 == first.seq
+    assert first.seq <= await spine.head(first.ts) < last.seq == await spine.head(datetime.now(UTC) + timedelta(days=1))
+
+
 async def test_there_is_nothing_before_the_beginning(spine: Spine) -> None:
     await spine.publish("money.in", {"amount": 1}, key="k")
     for call in (spine.reduce(Ledger, key="k", at=-1), spine.fork("nowhere", at=-1), spine.trim(until=-1)):

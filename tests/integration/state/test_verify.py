@@ -20,7 +20,7 @@ from spine.past.timetravel import PRESENT
 
 
 async def verified(spine: Spine, kind: Any, key: str | None = None) -> list[Verified]:
-    found = verify(spine.server, spine.reader, spine.streams, kind, key=key, until=PRESENT)
+    found = verify(spine.reader, kind, key=key, until=PRESENT)
     return [one async for one in found]
 
 
