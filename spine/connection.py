@@ -14,13 +14,10 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
 
 import msgspec
 import redis
-from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -43,7 +40,6 @@ from spine import clock
 from spine.durations import in_seconds
 from spine.errors import (
     InvalidInput,
-    Misconfigured,
     NamespaceMismatch,
     ServerRefused,
     ServerUnreachable,
@@ -55,6 +51,8 @@ from spine.keys import Keys
 from spine.link import COMMAND_TIMEOUT_S, ClientClosed, Link
 from spine.link import Argument as Argument
 from spine.scripts import script
+from spine.server_url import pool
+from spine.unreachable import no_connection, no_login
 
 logger = logging.getLogger("spine")
 
@@ -62,14 +60,14 @@ T = TypeVar("T")
 
 FORMAT = "1"
 INCOMPLETE = "incomplete"
+LAYOUT = "single"
 DEFAULT_PARTITIONS = 8
 MAX_PARTITIONS = 4_096
 JUMP = 1_000_000
 PATIENCE_S = 10.0
 MINIMUM_VERSION = (6, 2)
-UNREADABLE = (
-    "it cannot be read (its port, database or options); in a password, write / # ? @ and : as %2F %23 %3F %40 %3A"
-)
+# What a script is told that may not call a command: Redis, and Valkey.
+_DENIED = re.compile("can't run this command|ACL failure in script")
 
 
 class NamespaceChanged(SpineError):
@@ -84,28 +82,6 @@ class WrongGroup(SpineError):
     """A consumer group is missing."""
 
 
-def redacted(url: str) -> str:
-    """Return `url` without its password, also where the password's own "/", "#" or "@" break the URL.
-
-    Of a login that is one word, nobody knows whether it is the name or the password: it goes.
-    """
-    shown = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
-    shown = re.sub(r"(//[^:/@]*:).*@", r"\1***@", shown, flags=re.DOTALL)
-    return re.sub(r"(//)[^:/?#@]+@", r"\1***@", shown)
-
-
-def not_a_url(url: str, error: Exception) -> Misconfigured:
-    """Return the error for a `url` that cannot be read; raise it `from None`.
-
-    The parser's own words quote what it took for the port, which can be a piece of the password.
-    """
-    shown = redacted(url)
-    reason = error if shown == url else UNREADABLE
-    return Misconfigured(
-        f"{shown!r} is not a URL of a server: {reason}. Use redis://, rediss://, unix:// or memory://."
-    )
-
-
 def refused(error: RedisError) -> Exception:
     """Return the error of spine that says what an error reply of the server means for the caller."""
     text = str(error).rstrip(".")
@@ -113,6 +89,12 @@ def refused(error: RedisError) -> Exception:
         return NamespaceChanged(text)
     if text.startswith("SPINESTALE"):
         return StaleBatch(text)
+    if isinstance(error, NoPermissionError) or _DENIED.search(text):
+        what = text.removeprefix("SPINEBLOCKED ")
+        return ServerRefused(
+            f"the server does not permit this user what spine needs: {what}. Nothing was stored. `spine doctor` names "
+            "all that is missing, docs/server.md what a user of its own needs."
+        )
     if text.startswith("SPINEBLOCKED"):
         return StreamBlocked(
             f"{text.removeprefix('SPINEBLOCKED ')}. An entry that spine did not write stands in the way; nothing was "
@@ -128,12 +110,16 @@ def refused(error: RedisError) -> Exception:
         return ServerUnreachable(text)
     if isinstance(error, ReadOnlyError):
         return ServerRefused("the server is a read-only replica; nothing was stored. Connect to its primary.")
-    if isinstance(error, NoPermissionError) or "can't run this command" in text:
-        return ServerRefused(
-            f"the server does not permit this user what spine needs: {text}. Nothing was stored. docs/server.md says "
-            "what a user of its own needs."
-        )
     return ServerRefused(f"the server refused: {text}. Nothing was stored.")
+
+
+def not_connected(url: str, error: Exception) -> Exception:
+    """Return the error of spine for a connection to `url` that failed: the server refused us, or there is none."""
+    if isinstance(error, AuthenticationError):
+        return ServerRefused(no_login(url, error))
+    if isinstance(error, ResponseError):
+        return refused(error)
+    return ServerUnreachable(no_connection(url, error))
 
 
 def is_passing(error: BaseException) -> bool:
@@ -201,7 +187,7 @@ class Server:
         self.patience_s = in_seconds(patience_s, "patience_s")
         self._partitions = check_partitions(partitions)
         self._accepts_incomplete = accepts_incomplete
-        self._pool = _pool(url)
+        self._pool = pool(url)
         self._run_id = ""
         self._opening = asyncio.Lock()
         self.info = ServerInfo("", (), "")
@@ -350,22 +336,11 @@ class Server:
                 await self._greet(connection)
         except (RedisError, OSError, TimeoutError) as error:
             await connection.disconnect(nowait=True)
-            raise self._not_connected(error) from error
+            raise not_connected(self.url, error) from error
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
         return connection
-
-    def _not_connected(self, error: Exception) -> Exception:
-        """Return the error that says why there is no connection: the server's own words, or that there is none."""
-        if isinstance(error, AuthenticationError):
-            return ServerRefused(f"{redacted(self.url)} refused the login: {error}. Nothing was stored.")
-        if isinstance(error, ResponseError):
-            return refused(error)
-        reason = str(error).rstrip(".") or "no answer"
-        return ServerUnreachable(
-            f"no Redis at {redacted(self.url)}: {reason}. Nothing was stored. Start it, or check the URL."
-        )
 
     async def _greet(self, connection: AbstractConnection) -> None:
         """Look which run of the server this is; on a new one open the namespace before anything else is sent."""
@@ -386,10 +361,10 @@ class Server:
                 f"namespace {self.keys.namespace!r} is being filled by a fork or an import. Where that was broken off, "
                 "run it again, or `spine namespace delete` it."
             )
-        if found_format not in (FORMAT, INCOMPLETE) or layout != "single":
+        if found_format not in (FORMAT, INCOMPLETE) or layout != LAYOUT:
             raise NamespaceMismatch(
                 f"namespace {self.keys.namespace!r} has format {found_format}, layout {layout!r}; this client speaks "
-                f"format {FORMAT}, layout 'single'. Use another namespace or another version of event-spine."
+                f"format {FORMAT}, layout {LAYOUT!r}. Use another namespace or another version of event-spine."
             )
         if self._partitions is not None and int(partitions) != self._partitions:
             raise NamespaceMismatch(
@@ -409,7 +384,7 @@ class Server:
 def _open_command(server: Server) -> list[tuple[Argument, ...]]:
     keys = (server.keys.meta, server.keys.seq, server.keys.epochs)
     wanted = server._partitions or server.partitions or DEFAULT_PARTITIONS
-    args = (FORMAT, "single", wanted, server.info.run_id, JUMP, server.highest_seen, secrets.token_hex(4))
+    args = (FORMAT, LAYOUT, wanted, server.info.run_id, JUMP, server.highest_seen, secrets.token_hex(4))
     return [("EVAL", script("open").source, len(keys), *keys, *args)]
 
 
@@ -424,35 +399,3 @@ async def _server_info(connection: AbstractConnection) -> ServerInfo:
             f"{product} {'.'.join(map(str, version))} is too old: spine needs Redis 6.2+ or Valkey 7.2+."
         )
     return ServerInfo(product, version, fields.get("run_id", ""))
-
-
-def _check_database(url: str) -> None:
-    """Refuse a database that is no number: redis-py would take the first one instead."""
-    parts = urlsplit(url)
-    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?\d*/?", parts.path, re.ASCII):
-        raise ValueError(f"the database {parts.path!r} is no number")
-
-
-def _pool(url: str) -> ConnectionPool:
-    if not isinstance(url, str):
-        raise InvalidInput(f"the URL of a server is text, not {type(url).__name__}")
-    options: dict[str, Any] = {
-        "protocol": 2,
-        "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": None,
-        "socket_connect_timeout": COMMAND_TIMEOUT_S,
-        "decode_responses": False,
-    }
-    if url.startswith("memory://"):
-        from spine.testing.memory import memory_pool
-
-        return memory_pool(url)
-    if not url.startswith("unix://"):
-        options["socket_keepalive"] = True
-    try:
-        _check_database(url)
-        pool = ConnectionPool.from_url(url, **options)
-        pool.make_connection()  # opens nothing, and takes the options that the URL names
-    except (ValueError, TypeError) as error:
-        raise not_a_url(url, error) from None
-    return pool

@@ -49,7 +49,7 @@ def dev(
 
 
 async def _develop(spine: Spine, agents: list[Kind], concurrency: int | None, quiet: bool, output: Format) -> None:
-    from spine.connection import redacted
+    from spine.server_url import redacted
     from spine.worker import Worker
 
     stop = asyncio.Event()

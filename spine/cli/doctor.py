@@ -30,17 +30,17 @@ def doctor(
     from spine.operations.strays import find
     from spine.operations.strays import repair as mend
 
-    async def run() -> list[Check]:
+    async def run() -> bool:
         keys = Keys(namespace or DEFAULT_NAMESPACE)
         async with connected(url) as client:
             if repair:
                 for sentence in await mend(client, keys, await find(client, keys)):
                     say(sentence)
-            return [check async for check in examine(client, keys.namespace)]
+            checks = [check async for check in examine(client, url or "", keys.namespace)]
+        _write(checks, chosen(output))
+        return all(check.ok for check in checks)
 
-    checks = execute(run())
-    _write(checks, chosen(output))
-    if not all(check.ok for check in checks):
+    if not execute(run()):
         raise typer.Exit(CHECK_FAILED)
 
 

@@ -28,6 +28,14 @@ class Format(StrEnum):
 def _checked_url(value: str | None) -> str | None:
     if value and not value.startswith(SCHEMES):
         raise typer.BadParameter(f"a server's URL starts with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}")
+    if value:
+        from spine.errors import Misconfigured
+        from spine.server_url import check_url
+
+        try:
+            check_url(value)
+        except Misconfigured as error:
+            raise typer.BadParameter(str(error)) from None
     return value or None
 
 

@@ -81,7 +81,7 @@ def run(
         log_to_stderr(log_level, worker_id or "")
 
         async def work() -> bool:
-            from spine.connection import redacted
+            from spine.server_url import redacted
 
             logger.info("connecting to %s", redacted(url) if url else "the embedded server")
             spine = Spine(url, namespace=namespace, name="worker")

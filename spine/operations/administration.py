@@ -10,16 +10,15 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from spine.connection import not_a_url, redacted, refused
-from spine.errors import Misconfigured, ServerUnreachable
+from spine.connection import not_connected, refused
+from spine.errors import Misconfigured
 from spine.events import from_ms
 from spine.keys import Keys, namespace_of, namespaces_pattern
+from spine.server_url import pool
 
 TIMEOUT_S = 5.0
 SCAN_COUNT = 1_000
@@ -58,33 +57,18 @@ async def connected(url: str | None) -> AsyncGenerator[Redis, None]:
         from spine.embedded import EmbeddedServer
 
         embedded = await asyncio.to_thread(EmbeddedServer.join)
-    client = _client(url or embedded.url)
+    address = url or embedded.url
+    client = Redis.from_pool(pool(address, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S))
     try:
         yield client
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-        raise ServerUnreachable(
-            f"no Redis at {redacted(url or embedded.url)}: {error}. Start it, or check the URL."
-        ) from error
+        raise not_connected(address, error) from error
     except RedisError as error:
         raise refused(error) from error
     finally:
         await client.aclose()
         if embedded is not None:
             await asyncio.to_thread(embedded.leave)
-
-
-def _client(url: str) -> Redis:
-    try:
-        return Redis.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            single_connection_client=True,
-        )
-    except ValueError as error:
-        raise not_a_url(url, error) from None
 
 
 async def namespaces(client: Redis) -> list[NamespaceSummary]:

@@ -10,10 +10,12 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from spine.connection import FORMAT, MINIMUM_VERSION
+from spine.connection import FORMAT, INCOMPLETE, LAYOUT, MINIMUM_VERSION
 from spine.keys import Keys
+from spine.operations.rights import Rights, lacking
 from spine.operations.strays import Findings, find
 from spine.scripts import names, script
+from spine.unreachable import diagnosed
 
 MAX_SKEW_MS = 1_000
 MAX_MEMORY_PERCENT = 90
@@ -38,21 +40,25 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
-async def examine(client: Redis, namespace: str) -> AsyncIterator[Check]:
-    """Yield the checks of the server and of one namespace; they change nothing.
+async def examine(client: Redis, url: str, namespace: str) -> AsyncIterator[Check]:
+    """Yield the checks of the server at `url` and of one namespace; they change nothing.
 
-    When the server does not answer, that is the only check.
+    When the server does not answer, or does not let us look, the others are left out.
     """
-    reached = await reachable(client)
+    keys = Keys(namespace)
+    reached = await reachable(client, url)
     yield reached
     if not reached.ok:
         return
+    permitted = rights(await lacking(client, keys), keys)
+    yield permitted
+    if not permitted.ok:
+        return
     info: dict[str, Any] = await client.info()
-    for check in (version(info), eviction(info), memory(info), persistence(info)):
+    for check in (version(info), role(info), eviction(info), memory(info), persistence(info)):
         yield check
     yield await scripts(client)
     yield clock(await skew_ms(client))
-    keys = Keys(namespace)
     known = await namespace_known(client, keys)
     yield known
     if known.ok:
@@ -63,13 +69,14 @@ async def examine(client: Redis, namespace: str) -> AsyncIterator[Check]:
         yield bounds(retention, findings.counter)
 
 
-async def reachable(client: Redis) -> Check:
+async def reachable(client: Redis, url: str) -> Check:
     """Does it answer."""
     began = time.perf_counter()
     try:
         await client.execute_command("PING")
     except (RedisError, OSError) as error:
-        return Check(name="server", ok=False, detail=str(error), remedy="start it, or check the URL and the password")
+        detail, remedy = diagnosed(url, error)
+        return Check(name="server", ok=False, detail=detail, remedy=remedy)
     return Check(name="server", ok=True, detail=f"answers in {(time.perf_counter() - began) * 1000:.1f} ms")
 
 
@@ -81,6 +88,28 @@ def version(info: Info) -> Check:
     return Check(
         name="version", ok=ok, detail=f"{product} {found}", remedy="" if ok else "use Redis 6.2+ or Valkey 7.2+"
     )
+
+
+def rights(found: Rights, keys: Keys) -> Check:
+    """May this user do what spine does."""
+    if found.keys:
+        detail = f"this user may not touch the keys of namespace {keys.namespace}"
+        remedy = f"ACL SETUSER … ~{keys.all()} (docs/server.md); the other checks are left out"
+        return Check(name="rights", ok=False, detail=detail, remedy=remedy)
+    if found.commands:
+        remedy = f"ACL SETUSER … +{' +'.join(found.commands)} (docs/server.md); the other checks are left out"
+        detail = f"this user may not call {', '.join(found.commands)}"
+        return Check(name="rights", ok=False, detail=detail, remedy=remedy)
+    return Check(name="rights", ok=True, detail="this user may do all that spine does")
+
+
+def role(info: Info) -> Check:
+    """Does it take writes."""
+    if info.get("role") != "slave":
+        return Check(name="role", ok=True, detail="a primary")
+    primary = f"{info.get('master_host', '?')}:{info.get('master_port', '?')}"
+    detail = f"a replica of {primary}: nothing can be stored here"
+    return Check(name="role", ok=False, detail=detail, remedy="use the URL of its primary")
 
 
 def eviction(info: Info) -> Check:
@@ -152,9 +181,14 @@ async def namespace_known(client: Redis, keys: Keys) -> Check:
     if not meta:
         return Check(name="namespace", ok=True, detail=f"{keys.namespace} does not exist yet")
     found, layout = (meta.get(field, b"").decode() for field in (b"format", b"layout"))
-    ok = found == FORMAT
+    if found == INCOMPLETE:
+        detail = f"{keys.namespace} is being filled by a fork or an import, or that was broken off"
+        remedy = f"run the same fork or import again, or spine namespace delete {keys.namespace}"
+        return Check(name="namespace", ok=False, detail=detail, remedy=remedy)
+    ok = (found, layout) == (FORMAT, LAYOUT)
     detail = f"{keys.namespace}: format {found}, layout {layout}, {meta.get(b'partitions', b'?').decode()} partitions"
-    return Check(name="namespace", ok=ok, detail=detail, remedy="" if ok else "use the version that wrote it")
+    remedy = "" if ok else f"this version reads format {FORMAT}, layout {LAYOUT}: use the one that wrote it"
+    return Check(name="namespace", ok=ok, detail=detail, remedy=remedy)
 
 
 def counter(findings: Findings) -> Check:

@@ -53,7 +53,7 @@ def test_a_sound_server_passes_and_the_look_creates_nothing(cli: Cli, client: re
     done = cli("doctor")
     assert (done.code, done.err) == (0, "")
     assert failed(done) == {}
-    assert [check["name"] for check in done.rows][:3] == ["server", "version", "eviction"]
+    assert [check["name"] for check in done.rows][:5] == ["server", "rights", "version", "role", "eviction"]
     assert list(client.scan_iter(f"spine:{{{namespace}}}:*")) == []
     fill(cli, 5)
     assert cli("doctor").code == 0
@@ -193,3 +193,55 @@ def test_a_key_of_the_log_that_holds_something_else_is_named_and_left_alone(
         assert done.code == 5
         assert f"{stream} holds a string" in failed(done)["streams"]["detail"]
     assert client.get(stream) == b"mine"
+
+
+def test_a_replica_and_what_a_user_may_not_do_are_named(cli: Cli, tmp_path: Path) -> None:
+    with (
+        RedisServer.start(tmp_path / "primary", appendonly=True) as server,
+        redis.Redis.from_url(server.url) as raw,
+    ):
+        keys = f"~spine:{{{cli.namespace}}}:*"
+        for name, rules in {
+            "complete": ["+@all", "-@admin", "-@dangerous", "+info"],
+            "silent": ["+@all", "-@admin", "-@dangerous"],
+            "writer": ["+@all", "-@admin", "-@dangerous", "+info", "-xadd", "-evalsha"],
+        }.items():
+            raw.execute_command("ACL", "SETUSER", name, "on", ">pw", "resetkeys", keys, *rules)
+
+        def look(user: str, **env: str) -> dict[str, Any]:
+            return failed(cli("doctor", "--url", f"redis://{user}:pw@127.0.0.1:{server.port}/0", **env))
+
+        assert look("complete") == {}
+        assert look("silent")["rights"]["detail"] == "this user may not call info"
+        assert "+evalsha +xadd" in look("writer")["rights"]["remedy"]
+        assert "~spine:{other}:*" in look("complete", SPINE_NAMESPACE="other")["rights"]["remedy"]
+
+        url = f"redis://writer:pw@127.0.0.1:{server.port}/0"
+        raw.execute_command("ACL", "SETUSER", "writer", "+evalsha")
+        refused = cli("publish", "a.b", "{}", "--url", url)
+        assert refused.code == 1
+        assert "does not permit this user" in refused.err
+        assert "stands in the way" not in refused.err
+
+        with RedisServer.start(tmp_path / "replica", config={"replicaof": f"127.0.0.1 {server.port}"}) as replica:
+            found = failed(cli("doctor", "--url", replica.url))
+            assert found["role"]["detail"] == f"a replica of 127.0.0.1:{server.port}: nothing can be stored here"
+            assert found["role"]["remedy"] == "use the URL of its primary"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "remedy"),
+    [
+        ("layout", "sharded", "use the one that wrote it"),
+        ("format", "9", "use the one that wrote it"),
+        ("format", "incomplete", "run the same fork or import again"),
+    ],
+)
+def test_a_namespace_that_this_version_cannot_open_is_named(
+    cli: Cli, client: redis.Redis, namespace: str, field: str, value: str, remedy: str
+) -> None:
+    fill(cli, 1)
+    client.hset(f"spine:{{{namespace}}}:meta", field, value)
+    done = cli("doctor")
+    assert done.code == 5
+    assert remedy in failed(done)["namespace"]["remedy"]

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| [a-z]+ \| ([^|]+) \|", re.MULTILINE)
-ALLOWED = {("spine.connection", "spine.testing.memory")}  # memory:// is for tests, and loaded where a URL says so
+# memory:// is for tests, and loaded where a URL says so.
+ALLOWED = {(module, "spine.testing.memory") for module in ("spine.connection", "spine.server_url")}
 
 
 def layers() -> dict[str, int]:

@@ -14,8 +14,8 @@ import redis
 import redis.asyncio
 
 from spine import Misconfigured, NamespaceMismatch, ServerRefused, ServerUnreachable, Spine
-from spine.connection import redacted
 from spine.link import error_reply
+from spine.server_url import redacted
 from spine.testing.servers import RedisServer
 from spine.testing.waiting import wait_until
 
