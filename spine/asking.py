@@ -16,9 +16,15 @@ from spine.durations import Duration, in_seconds
 from spine.events import Draft, Event, Payload, Priority
 from spine.handled import DONE, Done, Handled
 from spine.log.drafts import Prepared
-from spine.requests import FAILED, EarlierExpired, EarlierFailed, seconds_until, stable_request_id, waiting_name
-
-DEFAULT_REQUEST_TIMEOUT_S = 30.0
+from spine.requests import (
+    DEFAULT_REQUEST_TIMEOUT_S,
+    FAILED,
+    EarlierExpired,
+    EarlierFailed,
+    seconds_until,
+    stable_request_id,
+    waiting_name,
+)
 
 
 class Asking(Handled):
@@ -53,17 +59,16 @@ class Asking(Handled):
         In a later attempt the answer to the earlier request is returned or waited for. Where that one failed or came
         too late, it is asked anew.
         """
-        again = self.attempt > 1 or self._taken.suspect or self._taken.interrupted or self._taken.redriven
         for number in itertools.count():
             name = call if number == 0 else f"{call}#{number}"
             request_id = stable_request_id(self._host.server.keys.namespace, self.received.seq, self.agent, name)
             try:
-                return await self._ask_once(draft, request_id, timeout_s, again)
+                return await self._ask_once(draft, request_id, timeout_s)
             except (EarlierFailed, EarlierExpired):
                 continue
         raise AssertionError("unreachable")
 
-    async def _ask_once(self, draft: Draft, request_id: str, timeout_s: float, again: bool) -> Event[Any]:
+    async def _ask_once(self, draft: Draft, request_id: str, timeout_s: float) -> Event[Any]:
         requests, event = self._host.requests, self.received
         left = seconds_until(self.context.deadline, self._host.server.now_ms())
         seconds = timeout_s if left is None else min(timeout_s, left)
@@ -71,7 +76,7 @@ class Asking(Handled):
         completed = requests.completing(request_id, seconds, waiting)
         prepared = self._prepare(msgspec.structs.replace(draft, dedupe_key=request_id), self.child_context, completed)
         prepared.dedupe_ms = requests.remembered_ms(seconds)
-        if again:
+        if self._begun_before:
             known = await requests.read_reply(request_id, prepared.partition)
             if known is not None and known.type == FAILED:
                 raise EarlierFailed

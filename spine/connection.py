@@ -136,6 +136,11 @@ def check_partitions(partitions: int | None) -> int | None:
     return partitions
 
 
+def by_field(flat: Sequence[bytes]) -> dict[str, bytes]:
+    """Return the fields of a hash, as a reply holds them one after another, with their values."""
+    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
 class ServerInfo(msgspec.Struct, frozen=True):
     """What kind of server it is.
 
@@ -242,7 +247,7 @@ class Server:
         async with self._opening:
             if self.namespace is known:
                 self._run_id = ""
-                replies = await self.link.call(*_open_command(self))
+                replies = await self.link.call(self._open_command())
                 self._opened(replies[0])
 
     async def command(self, *command: Argument) -> Any:
@@ -269,6 +274,10 @@ class Server:
             return replies
 
         return await self.patiently(once)
+
+    async def hash(self, key: str) -> dict[str, bytes]:
+        """Return the fields of a hash; none where there is no such key."""
+        return by_field(await self.command("HGETALL", key))
 
     async def evaluate(
         self,
@@ -348,9 +357,14 @@ class Server:
         async with self._opening:
             if info.run_id != self._run_id:
                 self.info = info
-                for command in _open_command(self):
-                    await connection.send_command(*command)
-                    self._opened(await connection.read_response(disable_decoding=True))
+                await connection.send_command(*self._open_command())
+                self._opened(await connection.read_response(disable_decoding=True))
+
+    def _open_command(self) -> tuple[Argument, ...]:
+        keys = (self.keys.meta, self.keys.seq, self.keys.epochs)
+        wanted = self._partitions or self.partitions or DEFAULT_PARTITIONS
+        args = (FORMAT, LAYOUT, wanted, self.info.run_id, JUMP, self.highest_seen, secrets.token_hex(4))
+        return ("EVAL", script("open").source, len(keys), *keys, *args)
 
     def _opened(self, reply: Any) -> None:
         if isinstance(reply, RedisError):
@@ -379,13 +393,6 @@ class Server:
             )  # fmt: skip
         self._run_id = self.info.run_id
         self.namespace = Namespace(int(partitions), epoch)
-
-
-def _open_command(server: Server) -> list[tuple[Argument, ...]]:
-    keys = (server.keys.meta, server.keys.seq, server.keys.epochs)
-    wanted = server._partitions or server.partitions or DEFAULT_PARTITIONS
-    args = (FORMAT, LAYOUT, wanted, server.info.run_id, JUMP, server.highest_seen, secrets.token_hex(4))
-    return [("EVAL", script("open").source, len(keys), *keys, *args)]
 
 
 async def _server_info(connection: AbstractConnection) -> ServerInfo:

@@ -93,6 +93,7 @@ class Handled:
         self.event = event
         self._state = state
         self.attempt = taken.attempt
+        self._begun_before = taken.attempt > 1 or taken.suspect or taken.redriven or taken.interrupted
         self.redriven = taken.redriven
         self.agent = host.name
         self.moved_on = session.seq > event.context.session_seq and session.cause != (event.context.causation or -1)

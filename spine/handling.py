@@ -65,14 +65,12 @@ class Handling(Asking):
     def steps(self) -> Steps:
         """The recorded steps of this event."""
         if self._steps is None:
-            self._steps = Steps(self._host.server, self.agent, self._taken)
+            self._steps = Steps(self._host.server, self.agent, self._taken, used=self._begun_before)
         return self._steps
 
     def drop_steps(self) -> tuple[Write, ...]:
         """Return the write that forgets the steps, where there may be any."""
-        taken = self._taken
-        first = taken.attempt == 1 and not (taken.suspect or taken.redriven or taken.interrupted)
-        return () if self._steps is None and first else self.steps.drop()
+        return self.steps.drop() if self._steps is not None or self._begun_before else ()
 
     def publish(
         self,

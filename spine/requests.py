@@ -24,6 +24,7 @@ from spine.names import matcher
 
 logger = logging.getLogger("spine")
 
+DEFAULT_REQUEST_TIMEOUT_S = 30.0
 REPLY_TTL_MS = 300_000
 FAILED = "spine.request.failed"
 GATHER = "gather"
@@ -135,8 +136,8 @@ class Requests:
         """Return the agents that ever declared a handler for `topic`."""
         found = self._known_handlers(topic)
         if not found:
-            raw = await self._server.command("HGETALL", self._server.keys.handlers)
-            self._handlers = {raw[i].decode(): raw[i + 1].decode().split() for i in range(0, len(raw), 2)}
+            declared = await self._server.hash(self._server.keys.handlers)
+            self._handlers = {pattern: names.decode().split() for pattern, names in declared.items()}
             found = self._known_handlers(topic)
         return found
 

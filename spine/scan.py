@@ -1,4 +1,4 @@
-"""Looking through the keys of a namespace on the server, some at a time."""
+"""Looking through the Redis keys of a namespace, some at a time."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ async def scan(server: Server, start: str) -> AsyncGenerator[list[str], None]:
             yield [name.decode().removeprefix(start) for name in found]
         if int(cursor) == 0:
             return
+
+
+async def delete(server: Server, start: str) -> int:
+    """Delete every Redis key whose name begins with `start`; return how many."""
+    deleted = 0
+    async with aclosing(scan(server, start)) as pages:
+        async for page in pages:
+            deleted += await server.command("UNLINK", *(start + rest for rest in page))
+    return deleted
 
 
 async def all_keys(server: Server) -> AsyncGenerator[list[str], None]:

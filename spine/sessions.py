@@ -72,34 +72,28 @@ def session_update(
     if any(name.startswith("\0") or not name for name in checked):
         raise InvalidPayload("a field of a session needs a name, and none that begins with \\0. Nothing was stored.")
     prepared = drafts.assemble(UPDATED, {"changes": checked}, context, key=session_id, topic=SESSIONS, source=source)
-    key = drafts_session_key(drafts, session_id)
-    sets: list[Argument] = []
-    for name, value in checked.items():
-        if value is not None:
-            sets += (name, _encode(value))
-    removed = tuple(name for name, value in checked.items() if value is None)
-    writes = [
-        Write("HSET", key, "hash", (*sets, _CAUSE, context.causation or 0, _SEQ), seq_of=1),
-        *((Write("HDEL", key, "hash", removed),) if removed else ()),
-    ]
-    return prepared, tuple(writes)
+    key = drafts.keys.session(partition_of(session_id, drafts.partitions), session_id)
+    sets, removed = _stored(checked, context.causation)
+    write = Write("HSET", key, "hash", tuple(sets), seq_of=1)
+    return prepared, (write, Write("HDEL", key, "hash", tuple(removed))) if removed else (write,)
 
 
 def stored_changes(
     changes: Mapping[str, Any], seq: int, causation: int | None
 ) -> tuple[list[Argument], list[Argument]]:
     """Return (fields to set with their values, fields to remove) of the hash of a session that an event changed."""
+    sets, removed = _stored(changes, causation)
+    return [*sets, seq], removed
+
+
+def _stored(changes: Mapping[str, Any], causation: int | None) -> tuple[list[Argument], list[Argument]]:
+    """Return what `stored_changes` does; the value of the last field set, the event's seq, is still to follow."""
     sets: list[Argument] = []
     for name, value in changes.items():
         if value is not None:
             sets += (name, _encode(value))
     removed: list[Argument] = [name for name, value in changes.items() if value is None]
-    return [*sets, _CAUSE, causation or 0, _SEQ, seq], removed
-
-
-def drafts_session_key(drafts: Drafts, session_id: str) -> str:
-    """Return the Redis key of a session."""
-    return drafts.keys.session(partition_of(session_id, drafts.partitions), session_id)
+    return [*sets, _CAUSE, causation or 0, _SEQ], removed
 
 
 class Session(Mapping[str, Any]):

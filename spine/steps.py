@@ -24,13 +24,19 @@ class Steps:
 
     What is recorded is read when the first step is taken, in the first attempt as well: another worker may have begun
     with the event and handed it over.
+
+    Args:
+        server: the way to the server.
+        agent: who handles the event.
+        taken: the event.
+        used: there may be recorded ones: it was handled before.
     """
 
-    def __init__(self, server: Server, agent: str, taken: Taken) -> None:
+    def __init__(self, server: Server, agent: str, taken: Taken, *, used: bool) -> None:
         self._server = server
         self._key = server.keys.steps(agent, taken.partition, taken.event.seq)
         self._recorded: dict[str, bytes] | None = None
-        self.used = taken.attempt > 1 or taken.suspect or taken.redriven or taken.interrupted
+        self.used = used
 
     async def run(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the recorded result of step `name`, else call `function` and record what it returns."""
@@ -47,9 +53,9 @@ class Steps:
         return value
 
     async def _read(self) -> dict[str, bytes]:
-        raw = await self._server.command("HGETALL", self._key)
-        self.used = self.used or bool(raw)
-        return {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+        recorded = await self._server.hash(self._key)
+        self.used = self.used or bool(recorded)
+        return recorded
 
     def drop(self) -> tuple[Write, ...]:
         """Return the write that forgets every step."""

@@ -139,8 +139,8 @@ async def _newest(spine: Spine, sample: int) -> dict[str, _Seen]:
 
 
 async def _declarations(spine: Spine) -> dict[str, list[str]]:
-    raw = await spine.server.command("HGETALL", spine.server.keys.agents)
-    return {raw[i].decode(): json.loads(raw[i + 1])["handles"] for i in range(0, len(raw), 2)}
+    declared = await spine.server.hash(spine.server.keys.agents)
+    return {name: json.loads(raw)["handles"] for name, raw in declared.items()}
 
 
 async def _handled_by(spine: Spine, agents: list[str], events: list[Event[Any]]) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ from spine.errors import InvalidInput
 from spine.log.streams import Streams
 from spine.names import check_agent_name, check_key
 from spine.past.trimming.stakes import read_by, read_starts, start_of
+from spine.scan import delete
 
 COUNTED = 100_000
 CANCELLED_KEPT = 10_000
-SCAN_COUNT = 1_000
 OWN_KEYS = (
     "agent",
     "crash",
@@ -167,9 +167,7 @@ class Overview:
         ]
         for start in range(0, len(groups), 500):
             await self._server.link.call(*groups[start : start + 500])
-        deleted = 0
-        for prefix in OWN_KEYS:
-            deleted += await self._delete(self._server.keys.own(prefix, name))
+        deleted = sum([await self._delete(self._server.keys.own(prefix, name)) for prefix in OWN_KEYS])
         await self._forget_handlers(name)
         await self._server.commands(("HDEL", self._server.keys.agents, name), self._notice("agent", name))
         return deleted
@@ -230,37 +228,24 @@ class Overview:
 
     async def _delete(self, key: str) -> int:
         """Delete a key and those that continue it after a colon."""
-        found = [key]
-        cursor: Any = b"0"
-        escaped = key.replace("[", "\\[").replace("*", "\\*").replace("?", "\\?")
-        while True:
-            cursor, page = await self._server.command("SCAN", cursor, "MATCH", f"{escaped}:*", "COUNT", SCAN_COUNT)
-            found += page
-            if cursor == b"0":
-                break
-        deleted = 0
-        for start in range(0, len(found), SCAN_COUNT):
-            deleted += await self._server.command("UNLINK", *found[start : start + SCAN_COUNT])
-        return deleted
+        return int(await self._server.command("UNLINK", key)) + await delete(self._server, f"{key}:")
 
     async def _forget_handlers(self, name: str) -> None:
         keys = self._server.keys
-        raw = await self._server.command("HGETALL", keys.handlers)
-        for i in range(0, len(raw), 2):
-            names = raw[i + 1].decode().split()
-            if name in names:
+        for topic, raw in (await self._server.hash(keys.handlers)).items():
+            names = raw.decode().split()
+            if names == [name]:
+                await self._server.command("HDEL", keys.handlers, topic)
+            elif name in names:
                 left = "".join(f"{other}\n" for other in names if other != name)
-                write: tuple[Argument, ...] = (
-                    ("HSET", keys.handlers, raw[i], left) if left else ("HDEL", keys.handlers, raw[i])
-                )
-                await self._server.command(*write)
+                await self._server.command("HSET", keys.handlers, topic, left)
 
     async def _prune_cancelled(self) -> None:
         """Keep the newest cancellations only: old ones concern events that are long handled."""
-        raw = await self._server.command("HGETALL", self._server.keys.cancelled)
-        if len(raw) > 2 * CANCELLED_KEPT:
-            by_seq = sorted((int(raw[i + 1]), raw[i]) for i in range(0, len(raw), 2))
-            oldest = [name for _, name in by_seq[: len(by_seq) - CANCELLED_KEPT // 2]]
+        cancelled = await self._server.hash(self._server.keys.cancelled)
+        if len(cancelled) > CANCELLED_KEPT:
+            by_seq = sorted(cancelled, key=lambda correlation: int(cancelled[correlation]))
+            oldest = by_seq[: len(by_seq) - CANCELLED_KEPT // 2]
             await self._server.command("HDEL", self._server.keys.cancelled, *oldest)
 
     def _notice(self, kind: str, value: str) -> tuple[Argument, ...]:

@@ -19,7 +19,7 @@ from spine.past.trace import Trace, read_trace
 from spine.past.trimming.retention import Retention, read_retention, target_of, write_retention
 from spine.past.trimming.stakes import PROJECTIONS
 from spine.past.trimming.trimming import Trim, Trimmer
-from spine.scan import scan
+from spine.scan import delete
 from spine.state.fold import Reducing, StateT
 
 
@@ -132,9 +132,7 @@ class Past(Reading):
         keys = self.server.keys
         await self.server.commands(("HDEL", keys.own(PROJECTIONS), name), ("DEL", keys.own("position", name)))
         for place in ("state", "snap"):
-            async with aclosing(scan(self.server, keys.own(place, name, ""))) as pages:
-                async for page in pages:
-                    await self.server.command("UNLINK", *(keys.own(place, name, rest) for rest in page))
+            await delete(self.server, keys.own(place, name, ""))
 
     async def fork(
         self, namespace: str, *, at: Moment | None = None, told: Callable[[int], None] = lambda events: None

@@ -27,9 +27,7 @@ from spine.events import Context, Draft, Event, Payload, Priority
 from spine.keys import partition_of
 from spine.log.drafts import Prepared
 from spine.names import check_key
-from spine.requests import new_request_id, stream_parts
-
-DEFAULT_REQUEST_TIMEOUT_S = 30.0
+from spine.requests import DEFAULT_REQUEST_TIMEOUT_S, new_request_id, stream_parts
 
 
 class Requesting(Parts):

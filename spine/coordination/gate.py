@@ -222,8 +222,7 @@ class Gate:
         return server.keys.gate(handling.agent, partition_of(key, server.partitions), self.__name__, key)
 
     async def _read(self, handling: Handling) -> Round:
-        raw = await handling.spine.server.command("HGETALL", self._key(handling))
-        fields = {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+        fields = await handling.spine.server.hash(self._key(handling))
         time_out, until_ms = _decode_round(fields.pop(_ROUND)) if _ROUND in fields else ("", None)
         return Round({name: _unpack(value) for name, value in fields.items()}, until_ms, time_out)
 

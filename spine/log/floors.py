@@ -14,8 +14,7 @@ from spine.log.reader import Selection
 
 async def floors(server: Server) -> dict[int, int]:
     """Return for each partition that was trimmed the seq up to which its events are gone."""
-    raw = await server.command("HGETALL", server.keys.floors)
-    return {int(raw[i]): int(raw[i + 1]) for i in range(0, len(raw), 2)}
+    return {int(partition): int(seq) for partition, seq in (await server.hash(server.keys.floors)).items()}
 
 
 def seqs_gone(raw: bytes | None) -> set[int]:

@@ -81,8 +81,7 @@ class Streams:
 
     async def refresh(self) -> None:
         """Read the streams of the namespace from the server."""
-        raw = await self._server.command("HGETALL", self._server.keys.streams)
-        found = {int(raw[i + 1]): raw[i].decode() for i in range(0, len(raw), 2)}
+        found = {int(number): name for name, number in (await self._server.hash(self._server.keys.streams)).items()}
         if any(found.get(number) != stream_name(s.lane, s.topic) for number, s in self._by_number.items()):
             self.forget()
         for number in sorted(found):

@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from spine.connection import Server
+from spine.connection import Server, by_field
 from spine.errors import StateError
 from spine.log.floors import floors
 from spine.log.reader import Reader, Selection
@@ -68,8 +68,7 @@ async def export_lines(reader: Reader, until: int) -> AsyncGenerator[bytes, None
 
 
 async def _header(server: Server, until: int, gone: dict[int, int]) -> bytes:
-    meta = await server.command("HGETALL", server.keys.meta)
-    created = dict(zip(meta[::2], meta[1::2], strict=True)).get(b"created", b"0")
+    created = await server.command("HGET", server.keys.meta, "created") or 0
     header = {"namespace": server.keys.namespace, "created": int(created), "last": until, "floors": gone}
     return msgspec.json.encode({KIND: VERSION, **header, "partitions": server.partitions})
 
@@ -122,8 +121,7 @@ async def _sessions(server: Server, until: int) -> AsyncGenerator[bytes, None]:
     async with aclosing(scan(server, server.keys.own("session", ""))) as pages:
         async for names in pages:
             for name in names:
-                raw = await server.command("HGETALL", server.keys.own("session", name))
-                fields = {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+                fields = await server.hash(server.keys.own("session", name))
                 if int(fields.get("", 0)) <= until:
                     yield msgspec.json.encode({"session": name.partition(":")[2], "fields": plain(fields)})
 
@@ -132,7 +130,7 @@ async def _fields(server: Server, place: str) -> AsyncGenerator[tuple[str, bytes
     cursor: int | bytes = 0
     while True:
         cursor, found = await server.command("HSCAN", place, cursor, "COUNT", PAGE)
-        for i in range(0, len(found), 2):
-            yield found[i].decode(), found[i + 1]
+        for field in by_field(found).items():
+            yield field
         if int(cursor) == 0:
             return

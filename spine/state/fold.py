@@ -69,7 +69,7 @@ class Reducing(Generic[StateT]):
     state_model: ClassVar[type[BaseModel] | None] = None
     reducers: ClassVar[tuple[ReducerSpec, ...]] = ()
     _specs: ClassVar[dict[str, ReducerSpec | None]] = {}
-    _itself: ClassVar[Any] = None
+    itself: ClassVar[Any] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -80,7 +80,7 @@ class Reducing(Generic[StateT]):
             for function in marked(cls, "__spine_reduces__")
         )
         cls._specs = {}
-        cls._itself = cls.__new__(cls)  # what reducers see as self; they may not keep anything in it
+        cls.itself = cls.__new__(cls)  # what reducers see as self; they may not keep anything in it
         if cls.reducers and cls.state_model is None:
             raise InvalidInput(
                 f"{cls.__name__} has reducers but no state: derive from {cls.__bases__[0].__name__}[Model]"
@@ -155,7 +155,7 @@ def reduced(kind: type[Reducing[Any]], spec: ReducerSpec, state: Any, event: Eve
             event = upcast(event, spec.model)
         if spec.model is not None:
             event = event.with_payload(as_model(spec.model, event.payload))
-        result = spec.function(kind._itself, state, event)
+        result = spec.function(kind.itself, state, event)
     except FROM_OUTSIDE:
         raise
     except BaseException as error:

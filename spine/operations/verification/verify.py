@@ -183,7 +183,7 @@ class _Fold:
 
 @cache
 def _shared_by(kind: Any, function: Callable[..., Any]) -> Shared:
-    return Shared(function, kind, kind._itself)
+    return Shared(function, kind, kind.itself)
 
 
 def _are_alike(one: Cell, other: Cell) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from spine.connection import Argument
+from spine.connection import Argument, by_field
 from spine.delivery.holds import Listed, decode_hold
 from spine.delivery.records import Done, decode_dead
 from spine.faults import fault
@@ -48,10 +48,9 @@ class ForkedAgents:
         """Copy everything; return for each agent how many events are delivered again."""
         for name in ("agents", "handlers", PROJECTIONS):
             await self._server.command("COPY", self._from.own(name), self._to.own(name), "REPLACE")
-        raw = await self._server.command("HGETALL", self._from.agents)
         found = {}
-        for i in range(0, len(raw), 2):
-            name, declared = raw[i].decode(), json.loads(raw[i + 1])
+        for name, raw in (await self._server.hash(self._from.agents)).items():
+            declared = json.loads(raw)
             starts = await self._copy_declaration(name)
             await self._find_waiting(name)
             arrivals = await waiting_at(self._reader, name, declared, self._at)
@@ -74,8 +73,7 @@ class ForkedAgents:
 
         Nobody starts after the moment of the fork, and nobody is paused there.
         """
-        raw = await self._server.command("HGETALL", self._from.agent(name))
-        fields = {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+        fields = await self._server.hash(self._from.agent(name))
         fields.pop("paused", None)
         for field, value in fields.items():
             if field == "start" or field.startswith("from:"):
@@ -159,14 +157,13 @@ class ForkedAgents:
         """
         holds_there = [self._to.holds(name, partition) for partition in range(self._server.partitions)]
         await self._server.command("DEL", self._to.dead(name), *holds_there)
-        raw = await self._server.command("HGETALL", self._from.dead(name))
-        for i in range(0, len(raw), 2):
-            letter = decode_dead(raw[i + 1])
+        for field, raw in (await self._server.hash(self._from.dead(name))).items():
+            letter = decode_dead(raw)
             place = self._from.done(name, letter.partition, letter.seq)
             record = await self._server.command("HGET", place, letter.seq)
             if not self._was_done(record):
                 continue
-            await self._server.command("HSET", self._to.dead(name), raw[i], raw[i + 1])
+            await self._server.command("HSET", self._to.dead(name), field, raw)
             if letter.parked:
                 holds = [keys.holds(name, letter.partition) for keys in (self._from, self._to)]
                 hold = await self._server.command("HGET", holds[0], letter.order_key)
@@ -183,12 +180,12 @@ class ForkedAgents:
     async def _copy_steps_of(self, name: str) -> None:
         place, copy = f"{self._from.prefix}steps:{name}", f"{self._to.prefix}steps:{name}"
         raw, ttl = await self._server.commands(("HGETALL", place), ("PTTL", place))
-        fields = {raw[i]: raw[i + 1] for i in range(0, len(raw), 2)}
+        fields = by_field(raw)
         kept: list[Argument] = []
         for step, result in fields.items():
-            recorded = fields.get(b"\0" + step)
+            recorded = fields.get("\0" + step)
             if recorded is not None and int(recorded) <= self._at:
-                kept += (step, result, b"\0" + step, recorded)
+                kept += (step, result, "\0" + step, recorded)
         if kept and int(ttl) > 0 and int(name.rpartition(":")[2]) <= self._at:
             await self._server.commands(("HSET", copy, *kept), ("PEXPIRE", copy, ttl))
 
@@ -199,15 +196,14 @@ class ForkedAgents:
             async for page in pages:
                 for name in page:
                     agent = name.partition(":")[0]
-                    raw = await self._server.command("HGETALL", f"{self._from.prefix}gate:{name}")
-                    fields = {raw[i]: raw[i + 1] for i in range(0, len(raw), 2)}
+                    fields = await self._server.hash(f"{self._from.prefix}gate:{name}")
                     kept: list[Argument] = []
                     for field, value in fields.items():
                         seq = msgspec.msgpack.decode(value)[0] if field else 0
                         if 0 < seq <= gone and await self._came(agent, seq):
                             kept += (field, value)
-                    if kept and b"" in fields:
-                        kept += (b"", fields[b""])
+                    if kept and "" in fields:
+                        kept += ("", fields[""])
                     if kept:
                         await self._server.command("HSET", f"{self._to.prefix}gate:{name}", *kept)
 

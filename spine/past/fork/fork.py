@@ -116,11 +116,10 @@ class Fork:
         what = f"{self._from.namespace} {at}"
         known = await self._server.command("HMGET", self._to.meta, "format", "fork_of")
         if known[0] is None:
-            meta = await self._server.command("HGETALL", self._from.meta)
-            fields = dict(zip(meta[::2], meta[1::2], strict=True))
-            for name in (b"retention", b"importing"):
+            fields: dict[str, Argument] = {**await self._server.hash(self._from.meta)}
+            for name in ("retention", "importing"):
                 fields.pop(name, None)
-            fields |= {b"format": INCOMPLETE, b"fork_of": what, b"fork_floors": msgspec.json.encode(gone)}
+            fields |= {"format": INCOMPLETE, "fork_of": what, "fork_floors": msgspec.json.encode(gone)}
             await self._server.command("HSET", self._to.meta, *(item for pair in fields.items() for item in pair))
         elif known[0].decode() != INCOMPLETE or known[1] is None or known[1].decode() != what:
             raise Misconfigured(

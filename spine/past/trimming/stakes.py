@@ -91,14 +91,13 @@ class Stakes:
     async def _positions(self, name: str, newest: str) -> dict[str, int]:
         """Return how far versions of a projection are stored: the one that began last, and those that are served."""
         keys = self._server.keys
-        raw = await self._server.command("HGETALL", keys.own("position", name))
-        stored = {raw[i].decode(): int(raw[i + 1]) for i in range(0, len(raw), 2)}
+        stored = await self._server.hash(keys.own("position", name))
         others = [version for version in stored if version != newest]
         until = await self._server.commands(
             *(("HGET", keys.lease(f"{name}:{version}", 0), "until") for version in others)
         )
         served = [version for version, at in zip(others, until, strict=True) if int(at or 0) > self._server.now_ms()]
-        return {version: stored.get(version, 0) for version in (newest, *served)}
+        return {version: int(stored.get(version, 0)) for version in (newest, *served)}
 
     def _folding(self, name: str, version: str, declared: Mapping[str, Any]) -> Folding:
         kind = self._kinds.get(name)
@@ -121,8 +120,7 @@ class Stakes:
         return found
 
     async def _declared(self, key: str) -> dict[str, dict[str, Any]]:
-        raw = await self._server.command("HGETALL", key)
-        return {raw[i].decode(): json.loads(raw[i + 1]) for i in range(0, len(raw), 2)}
+        return {name: json.loads(raw) for name, raw in (await self._server.hash(key)).items()}
 
     async def _not_delivered(self, name: str, declared: Mapping[str, Any], partition: int) -> list[Blocker]:
         streams = read_by(name, declared, self._streams.all())
@@ -179,8 +177,7 @@ def read_by(name: str, declared: Mapping[str, Any], streams: Iterable[Stream]) -
 
 async def read_starts(server: Server, agent: str) -> dict[str, int]:
     """Return, for each pattern that an agent ever declared, the seq after which it is read."""
-    raw = await server.command("HGETALL", server.keys.agent(agent))
-    fields = {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+    fields = await server.hash(server.keys.agent(agent))
     return {field.removeprefix("from:"): int(seq) for field, seq in fields.items() if field.startswith("from:")}
 
 
