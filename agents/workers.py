@@ -116,7 +116,7 @@ class Workers:
     async def _start(self, name: str) -> None:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "spine", "run", *(self._team[agent] for agent in self._agents[name])),
-            *("--workers", str(self._per_agent), "--app-dir", str(APP_DIR)),
+            *("--workers", str(self._per_agent), "--app-dir", str(APP_DIR), "--parent", str(os.getpid())),
             env=self._environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from spine.cli.options import AppDir, Format, Namespace, Output, Url
 from spine.cli.output import Events, chosen, say
 from spine.cli.run import Concurrency, Level, LogLevel, Start, load_agents
 from spine.cli.running import execute, log_to_stderr
-from spine.cli.signals import ending
+from spine.cli.signals import before, ending
 
 if TYPE_CHECKING:
     from spine.client import Spine
@@ -54,7 +54,9 @@ async def _develop(spine: Spine, agents: list[Kind], concurrency: int | None, qu
 
     stop = asyncio.Event()
     with ending(stop.set):
-        async with spine, contextlib.AsyncExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
+            if not await before(stop, stack.enter_async_context(spine)):
+                return
             say(f"server     {redacted(spine.server.url)}")
             say(f"namespace  {spine.namespace}")
             if not quiet:

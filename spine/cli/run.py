@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from spine.cli.exits import FAILED, NO_REDIS, NO_TARGET, USAGE
 from spine.cli.options import MOMENT, AppDir, Format, Namespace, Output, Url, moment
 from spine.cli.output import chosen, fail, write_rows
 from spine.cli.running import execute, log_to_stderr
-from spine.cli.signals import ending
+from spine.cli.signals import before, ending
 
 if TYPE_CHECKING:
     from spine.client import Spine
@@ -61,6 +62,9 @@ def run(
     start: Start = None,
     check: Annotated[bool, typer.Option("--check", help="Only import the agents and show them.")] = False,
     log_level: Level = LogLevel.INFO,
+    parent: Annotated[
+        int | None, typer.Option(metavar="PID", help="End in order when this process, which started us, is gone.")
+    ] = None,
     worker_id: Annotated[str | None, typer.Option(hidden=True)] = None,
     output: Output = None,
     url: Url = None,
@@ -73,7 +77,7 @@ def run(
     if check:
         show_agents(load_agents(targets, app_dir, start), chosen(output))
     elif workers > 1:
-        _supervise(targets, workers, concurrency, app_dir, shutdown_timeout, start, log_level, url, namespace)
+        _supervise(targets, workers, concurrency, app_dir, shutdown_timeout, start, log_level, parent, url, namespace)
     else:
         from spine.client import Spine
 
@@ -85,7 +89,7 @@ def run(
 
             logger.info("connecting to %s", redacted(url) if url else "the embedded server")
             spine = Spine(url, namespace=namespace, name="worker")
-            return await serve(spine, agents, concurrency, shutdown_timeout, worker_id)
+            return await serve(spine, agents, concurrency, shutdown_timeout, worker_id, parent)
 
         if not execute(work(), fast=True):
             fail(f"not all of what ran was finished within {shutdown_timeout:g} s; it is handled again", FAILED)
@@ -127,24 +131,27 @@ async def serve(
     concurrency: int | None,
     shutdown_timeout_s: float,
     worker_id: str | None = None,
+    parent: int | None = None,
 ) -> bool:
-    """Run `agents` until a signal comes; return whether all of what ran then was finished."""
+    """Run `agents` until a signal comes, or `parent` is gone; return whether all of what ran then was finished."""
     from spine.worker import Worker
 
     stop = asyncio.Event()
-    with ending(stop.set):
-        async with spine:
-            worker = Worker(
-                spine, *agents, concurrency=concurrency, worker=worker_id, shutdown_timeout_s=shutdown_timeout_s
-            )
-            await worker.start()
-            names = ", ".join(agent.name for agent in agents)
-            logger.info("worker %s (pid %d) runs %s in namespace %s", worker.id, os.getpid(), names, spine.namespace)
-            try:
-                await stop.wait()
-                logger.info("worker %s finishes what is in hand", worker.id)
-            finally:
-                finished = await worker.stop()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(ending(stop.set, parent=parent))
+        if not await before(stop, stack.enter_async_context(spine)):
+            return True
+        worker = Worker(
+            spine, *agents, concurrency=concurrency, worker=worker_id, shutdown_timeout_s=shutdown_timeout_s
+        )
+        await worker.start()
+        names = ", ".join(agent.name for agent in agents)
+        logger.info("worker %s (pid %d) runs %s in namespace %s", worker.id, os.getpid(), names, spine.namespace)
+        try:
+            await stop.wait()
+            logger.info("worker %s finishes what is in hand", worker.id)
+        finally:
+            finished = await worker.stop()
     return finished
 
 
@@ -156,6 +163,7 @@ def _supervise(
     shutdown_timeout_s: float,
     start: str | None,
     log_level: LogLevel,
+    parent: int | None,
     url: str | None,
     namespace: str | None,
 ) -> None:
@@ -172,7 +180,7 @@ def _supervise(
     if checked.returncode:
         raise typer.Exit(checked.returncode)
     log_to_stderr(log_level, "supervisor")
-    ended = execute(_keep_running(command, workers, environment, shutdown_timeout_s, url, namespace))
+    ended = execute(_keep_running(command, workers, environment, shutdown_timeout_s, parent, url, namespace))
     if ended.fatal is not None:
         raise typer.Exit(ended.fatal)
     if not ended.drained:
@@ -184,14 +192,20 @@ async def _keep_running(
     workers: int,
     environment: dict[str, str],
     shutdown_timeout_s: float,
+    parent: int | None,
     url: str | None,
     namespace: str | None,
 ) -> Ended:
     from spine.client import Spine
     from spine.delivery.leases import expire_worker
-    from spine.operations.supervisor import Supervisor
+    from spine.operations.supervisor import Ended, Supervisor
 
-    async with Spine(url, namespace=namespace, name="supervisor") as spine:
+    stop = asyncio.Event()
+    spine = Spine(url, namespace=namespace, name="supervisor")
+    async with contextlib.AsyncExitStack() as stack:
+        with ending(stop.set, parent=parent):
+            if not await before(stop, stack.enter_async_context(spine)):
+                return Ended(drained=True)
 
         async def expire(worker: str) -> None:
             await expire_worker(spine.server, worker)
@@ -205,5 +219,5 @@ async def _keep_running(
             on_death=expire,
             fatal=frozenset({USAGE, NO_TARGET, NO_REDIS}),
         )
-        with ending(supervisor.stop, supervisor.kill):
+        with ending(supervisor.stop, supervisor.kill, parent=parent):
             return await supervisor.run()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Coroutine
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from spine.cli.exits import DONE, INTERRUPTED, exit_code
 from spine.cli.output import fail, say
+from spine.cli.signals import handled
 from spine.errors import SpineError
 
 if TYPE_CHECKING:
@@ -26,11 +29,16 @@ def execute(command: Coroutine[Any, Any, T], *, interrupted: int = INTERRUPTED, 
     """Run `command` to its end and return its result.
 
     An error of spine ends the program with its message on stderr and its exit code, Ctrl-C with `interrupted`, and a
-    reader of our stdout that has gone away with 0. `fast` runs it on uvloop where that is installed.
+    reader of our stdout that has gone away with 0. SIGTERM and SIGHUP let it clean up, and then end it as ever. `fast`
+    runs it on uvloop where that is installed.
     """
     try:
         with asyncio.Runner(loop_factory=_uvloop() if fast else None) as runner:
-            return runner.run(command)
+            return runner.run(_in_order(command))
+    except _Ended as end:
+        signal.signal(end.number, signal.SIG_DFL)
+        os.kill(os.getpid(), end.number)
+        raise
     except SpineError as error:
         fail(_explained(error), exit_code(error))
     except KeyboardInterrupt:
@@ -39,6 +47,32 @@ def execute(command: Coroutine[Any, Any, T], *, interrupted: int = INTERRUPTED, 
         # Whatever is still buffered would raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(DONE) from None
+
+
+class _Ended(BaseException):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+async def _in_order(command: Coroutine[Any, Any, T]) -> T:
+    """Return what `command` returns; where a signal to end comes first, it is cancelled, and `_Ended` raised."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    seen: list[int] = []
+
+    def caught(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        loop.call_soon_threadsafe(task.cancel)
+
+    with handled(caught, (signal.SIGTERM, signal.SIGHUP)):
+        try:
+            return await command
+        except asyncio.CancelledError:
+            if seen:
+                raise _Ended(seen[0]) from None
+            raise
 
 
 def opened(url: str | None, namespace: str | None) -> Spine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import redis
 from spine_command import Cli
 
@@ -35,3 +37,13 @@ def test_a_server_that_cannot_promise_the_durability_is_told_of(cli: Cli) -> Non
     done = cli("bench", "--events", "300", "--durability", "replicas")
     assert done.code == 1
     assert "replica" in done.err
+
+
+def test_a_signal_to_end_leaves_nothing_either(cli: Cli, url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        before = set(client.scan_iter("spine:{bench-*", count=1000))
+        running = cli.start("bench", "--events", "1000000")
+        running.until(lambda: set(client.scan_iter("spine:{bench-*", count=1000)) - before)
+        running.signal(signal.SIGTERM)
+        assert running.wait() == -signal.SIGTERM
+        assert set(client.scan_iter("spine:{bench-*", count=1000)) == before

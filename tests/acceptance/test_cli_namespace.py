@@ -38,7 +38,7 @@ import sys, types, importlib.util
 package = types.ModuleType("spine")  # without what `import spine` itself brings
 package.__path__ = importlib.util.find_spec("spine").submodule_search_locations
 sys.modules["spine"] = package
-import spine.cli
+import spine.cli.app
 print(*sys.modules)
 """
 

@@ -6,6 +6,9 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -122,6 +125,47 @@ def test_no_redis_ends_with_4(cli: Cli, workers: str) -> None:
     done = cli("run", "greet:Greeter", "-w", workers, "--url", "redis://127.0.0.1:1/0")
     assert done.code == 4
     assert "no Redis at" in done.err
+
+
+@pytest.mark.parametrize("command", [("run", "greet:Greeter"), ("dev", "greet:Greeter")])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_a_server_ends_at_once_when_asked_to(
+    cli: Cli, command: tuple[str, ...], number: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        waiting = cli.start(*command, "--url", f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
+        mute.settimeout(60)
+        with mute.accept()[0]:
+            waiting.signal(number)
+            began = time.monotonic()
+            assert waiting.wait() == 0
+            assert time.monotonic() - began < 4  # an answer is waited for for longer
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_ends_in_order_with_the_process_that_started_it(cli: Cli, tmp_path: Path, workers: str) -> None:
+    source = f"""
+import os, subprocess, sys
+command = {[sys.executable, "-m", "spine", "run", "greet:Greeter", "-w", workers]!r}
+child = subprocess.Popen([*command, "--parent", str(os.getpid())])
+child.wait()
+"""
+    starter = subprocess.Popen(
+        [sys.executable, "-c", source],
+        env=cli.env,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with starter:
+        assert starter.stderr is not None
+        said = ""
+        while "runs greeter" not in said:
+            said = starter.stderr.readline()
+        starter.kill()
+        rest = starter.stderr.read()  # until the last process that could write to it is gone
+    assert "finishes what is in hand" in rest
 
 
 def test_modules_are_found_in_another_directory(cli: Cli, tmp_path: Path) -> None:
