@@ -10,14 +10,14 @@ from spine.connection import Server
 SCANNED_AT_ONCE = 1_000
 
 
-async def scan(server: Server, start: str) -> AsyncGenerator[list[str], None]:
-    """Yield the rest of the names of Redis keys that begin with `start`, in no order.
+async def scan(server: Server, start: str, rest: str = "*") -> AsyncGenerator[list[str], None]:
+    """Yield the rest of the names of Redis keys that begin with `start`, in no order; only rests like the glob `rest`.
 
     What is there from beginning to end is met at least once; it may be met twice.
     """
     cursor: int | bytes = 0
     while True:
-        cursor, found = await server.command("SCAN", cursor, "MATCH", start + "*", "COUNT", SCANNED_AT_ONCE)
+        cursor, found = await server.command("SCAN", cursor, "MATCH", start + rest, "COUNT", SCANNED_AT_ONCE)
         if found:
             yield [name.decode().removeprefix(start) for name in found]
         if int(cursor) == 0:

@@ -115,7 +115,7 @@ def cancel(
     async def run() -> None:
         async with opened(url, namespace) as spine:
             head = await spine.cancel(correlation)
-        say(f"{correlation} is cancelled up to seq {head:,}")
+        say(f"{correlation} is cancelled up to seq {head}")
 
     execute(run())
 

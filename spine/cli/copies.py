@@ -70,7 +70,7 @@ def export(
             to_terminal = file == STDIO and sys.stdout.isatty()
             with Progress("exporting", "lines", total=last, quiet=to_terminal) as progress:
                 count = await _write(spine.export(until=last), file, progress)
-        say(f"exported {count:,} lines, up to seq {last:,}")
+        say(f"exported {count:,} lines, up to seq {last}")
 
     execute(run())
 
@@ -108,6 +108,7 @@ def import_(
     """
     import msgspec
 
+    from spine.errors import InvalidInput
     from spine.operations.transfer import Import
 
     source = sys.stdin.buffer if file == STDIO else _opened(file, "rb")
@@ -115,7 +116,10 @@ def import_(
     async def run() -> None:
         async with Import(url, namespace=namespace, partitions=partitions, patience_s=PATIENCE_S) as target:
             with source, Progress("importing", "events") as progress:
-                report = await target.load(_lines(source.fileno()), told=progress.advance)
+                try:
+                    report = await target.load(_lines(source.fileno()), told=progress.advance)
+                except InvalidInput as error:  # of the lines, not of how the command is called
+                    fail(str(error), FAILED)
         row = {"namespace": target.namespace, **msgspec.structs.asdict(report)}
         write_rows([row], ("namespace", "events", "last_seq", "present"), chosen(output))
 

@@ -14,6 +14,7 @@ from spine.cli.output import chosen, fail, printable, say, write_rows
 from spine.cli.running import execute, opened
 
 if TYPE_CHECKING:
+    from spine.client import Spine
     from spine.delivery.records import DeadLetter
 
 app = typer.Typer(no_args_is_help=True, help="List, show, redrive and discard the events that agents gave up.")
@@ -46,6 +47,7 @@ def list_letters(
 
     async def run() -> None:
         async with opened(url, namespace) as spine:
+            await _check_agent(spine, agent)
             _write(await spine.dead_letters(agent, **wanted), chosen(output))
 
     execute(run())
@@ -63,6 +65,7 @@ def show(
 
     async def run() -> None:
         async with opened(url, namespace) as spine:
+            await _check_agent(spine, agent)
             found = await spine.dead_letters(agent, seq=seq)
         if not found:
             fail(f"no dead letter of seq {seq}", FAILED)
@@ -130,11 +133,20 @@ async def _act(
     namespace: str | None,
 ) -> None:
     async with opened(url, namespace) as spine:
+        await _check_agent(spine, agent)
         act = spine.dead_letters if dry_run else getattr(spine, what)
         done: list[DeadLetter] = await act(agent, **wanted, seq=seqs or None)
     _write(done, output)
     verb = {"redrive": "redriven", "discard": "discarded"}[what]
     say(f"{len(done):,} {'would be ' if dry_run else ''}{verb}")
+    if missing := sorted({*(seqs or ())} - {letter.seq for letter in done}):
+        fail(f"no such dead letter: {', '.join(map(str, missing))}", FAILED)
+
+
+async def _check_agent(spine: Spine, agent: str | None) -> None:
+    """Tell a name that no agent ever had from an agent without dead letters."""
+    if agent is not None:
+        await spine.overview.known(agent)
 
 
 def _check_meant(seqs: list[int] | None, agent: str | None, wanted: dict[str, Any], every: bool) -> None:

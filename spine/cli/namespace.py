@@ -47,7 +47,7 @@ def delete(
     async def run() -> None:
         async with connected(url) as client:
             found = await summary(client, name)
-            if not yes and not _agreed(f"Delete namespace {name!r} with its log up to seq {found.seq:,}?"):
+            if not yes and not _agreed(f"Delete namespace {name!r} with its log up to seq {found.seq}?"):
                 fail("nothing was deleted", FAILED)
             with Progress("deleting", "keys") as progress:
                 deleted = await delete_namespace(client, name, progress.advance)

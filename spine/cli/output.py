@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from spine.events import Event
 
 WIDE = 100_000
-EVENT_HEADER = f"{'SEQ':>9}  {'TIME':<18}  {'TYPE':<28}  {'KEY':<18}  {'SOURCE':<14}  PAYLOAD"
+NARROW = 120
+# Widths of seq, time, type, key and source; where there is little room, day and long names give way to the payload.
+COLUMNS = (9, 18, 28, 18, 14)
+NARROW_COLUMNS = (7, 12, 16, 10, 10)
+# Numbers that are typed in again, and name something rather than count.
+IDENTIFIERS = frozenset({"seq", "first", "first_seq", "last_seq", "at", "target", "floor", "pid"})
 LANE_STYLES = ("bold red", "", "dim")
 
 
@@ -30,7 +35,11 @@ def stdout() -> Console:
     """Return the console for data; lines are cut at the width of a terminal only."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    class Data(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would end with 1: a reader that has seen enough is no failure
+
+    return Data(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def stderr() -> Console:
@@ -130,22 +139,38 @@ class Events:
             return
         if self._console is None:
             self._console = stdout()
-            self._console.print(EVENT_HEADER, style="bold", soft_wrap=True)
-        self._console.print(event_line(event), no_wrap=True, overflow="ellipsis", crop=True)
+            self._console.print(event_header(self._console.width), no_wrap=True, overflow="ellipsis", crop=True)
+        line = event_line(event, self._console.width)
+        self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
 
 
-def event_line(event: Event[Any]) -> Text:
-    """Return `event` as one line of a table."""
+def event_header(width: int) -> Text:
+    """Return what stands over lines of events, in a terminal of a width."""
     from rich.text import Text
 
-    payload = printable(to_json(event.to_dict()["payload"]).decode())
-    return Text.assemble(
-        (f"{event.seq:>9}", "cyan"),
-        f"  {local_time(event.ts)}  ",
-        (f"{destination(event):<28}", LANE_STYLES[event.context.priority] or "green"),
-        f"  {printable(event.key):<18}  {printable(event.source):<14}  ",
-        (payload, "dim"),
+    seq, *others = COLUMNS if width >= NARROW else NARROW_COLUMNS
+    names = (f"{name:<{size}}" for name, size in zip(("TIME", "TYPE", "KEY", "SOURCE"), others, strict=True))
+    return Text("  ".join((f"{'SEQ':>{seq}}", *names, "PAYLOAD")), style="bold")
+
+
+def event_line(event: Event[Any], width: int = WIDE) -> Text:
+    """Return `event` as one line of a table, in a terminal of a width."""
+    from rich.text import Text
+
+    narrow = width < NARROW
+    seq, *others = NARROW_COLUMNS if narrow else COLUMNS
+    moment = local_time(event.ts)
+    texts = (
+        (moment[-others[0] :], ""),
+        (destination(event), LANE_STYLES[event.context.priority] or "green"),
+        (printable(event.key), ""),
+        (printable(event.source), ""),
     )
+    line = Text(f"{event.seq:>{seq}}", style="cyan")
+    for (text, style), size in zip(texts, others, strict=True):
+        shown = f"{text[: size - 1]}…" if narrow and len(text) > size else text
+        line.append("  ").append(f"{shown:<{size}}", style=style)
+    return line.append("  ").append(printable(to_json(event.to_dict()["payload"]).decode()), style="dim")
 
 
 def destination(event: Event[Any]) -> str:
@@ -162,25 +187,40 @@ def write_rows(
             for row in rows:
                 records.write(row)
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column.upper().replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
-    if table.row_count:
-        stdout().print(table)
+    shown = [[_cell(column, row.get(column)) for column in columns] for row in rows]
+    if shown:
+        _print_table([column.upper().replace("_", " ") for column in columns], shown)
     else:
         say(nothing)
 
 
-def _cell(value: Any) -> str:
+def _print_table(names: list[str], rows: list[list[str]]) -> None:
+    """Print a table; where words would be broken to fit a narrow terminal, a line for each value instead."""
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = stdout()
+    if Measurement.get(console, console.options.update(width=WIDE), table).minimum <= console.width:
+        console.print(table)
+        return
+    longest = max(map(len, names))
+    for row in rows:
+        for name, value in zip(names, row, strict=True):
+            console.print(Text(f"{name:<{longest}}  {value}"), soft_wrap=True)
+        console.print()
+
+
+def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
+        return str(value) if column in IDENTIFIERS else f"{value:,}"
     if isinstance(value, datetime):
         return local_time(value)
     return printable(value) if isinstance(value, str) else printable(to_json(value).decode())

@@ -75,7 +75,7 @@ async def _state(spine: Spine, kind: Kind, looking: Looking, output: Format) -> 
     with Progress("folding", "numbers", total=until) as progress:
         cell = await travel.cell(travel.checked(looking.key), until, told=progress.advance)
     if output is Format.TABLE:
-        say(f"{kind.name}, version {kind.version}, {_whose(looking.key)}, at seq {until:,}: {cell.events:,} events")
+        say(f"{kind.name}, version {kind.version}, {_whose(looking.key)}, at seq {until}: {cell.events:,} events")
         stdout().print_json(cell.body.decode())
         return
     about = {"name": kind.name, "version": kind.version, "key": looking.key, "at": until, "events": cell.events}
@@ -138,7 +138,7 @@ async def _watch(spine: Spine, kind: Kind, looking: Looking, output: Format) -> 
 
 def _print_step(step: Step[Any], changes: list[dict[str, Any]]) -> None:
     console = stdout()
-    console.print(event_line(step.event), no_wrap=True, overflow="ellipsis", crop=True)
+    console.print(event_line(step.event, console.width), no_wrap=True, overflow="ellipsis", crop=True)
     for change in changes:
         sides = [printable(to_json(change[side]).decode()) if side in change else "-" for side in ("before", "after")]
         line = f"{'':>9}  {printable(change['path'])}: {sides[0]} → {sides[1]}"

@@ -47,25 +47,23 @@ def trace(
     if follow and (diagram or mermaid or output is Format.JSON):
         raise typer.BadParameter("--follow goes with a table or ndjson")
 
-    async def run() -> Trace | None:
+    async def run() -> None:
         async with opened(url, namespace) as spine:
             if follow:
                 await _follow(spine, correlation, chosen(output))
-                return None
-            return await spine.trace(correlation)
+                return
+            found = await spine.trace(correlation)
+        if not found.nodes:
+            fail(f"no event has the correlation {correlation!r}", FAILED)
+        if mermaid:
+            sys.stdout.write(diagrams.mermaid(found))
+        elif diagram:
+            for line in diagrams.sequence(found).splitlines():
+                stdout().print(Text(printable(line)), no_wrap=True, overflow="ellipsis", crop=True)
+        else:
+            _write(found, chosen(output))
 
-    found = execute(run(), interrupted=DONE if follow else INTERRUPTED)
-    if found is None:
-        return
-    if not found.nodes:
-        fail(f"no event has the correlation {correlation!r}", FAILED)
-    if mermaid:
-        sys.stdout.write(diagrams.mermaid(found))
-    elif diagram:
-        for line in diagrams.sequence(found).splitlines():
-            stdout().print(Text(printable(line)), no_wrap=True, overflow="ellipsis", crop=True)
-    else:
-        _write(found, chosen(output))
+    execute(run(), interrupted=DONE if follow else INTERRUPTED)
 
 
 async def _follow(spine: Spine, correlation: str, output: Format) -> None:
@@ -131,9 +129,11 @@ def _write(trace: Trace, output: Format) -> None:
 
 
 def _draw(trace: Trace) -> None:
+    from rich.text import Text
     from rich.tree import Tree
 
-    title = f"[bold]{printable(trace.correlation)}[/]  {len(trace.nodes):,} events in {trace.duration_ms:,} ms"
+    title = Text(printable(trace.correlation), style="bold")
+    title.append(f"  {len(trace.nodes):,} events in {trace.duration_ms:,} ms", style="not bold")
     root = Tree(title, guide_style="dim")
     branches: dict[int, Tree] = {}
     for node in trace.walk():

@@ -56,19 +56,18 @@ def trim(
     kept = None if keep is None else keep_of(keep)
     kinds = _load(targets or [], app_dir)
 
-    async def run() -> Trim | None:
+    async def run() -> None:
         async with opened(url, namespace) as spine:
             if kept is not None:
                 await spine.retention(keep=kept)
                 if kept == "forever":
                     say("the namespace keeps everything from now on")
-                    return None
+                    return
             with Progress("trimming", "events") as progress:
-                return await spine.trim(until=point, kinds=kinds, dry_run=dry_run, force=force, told=progress.advance)
-
-    done = execute(run())
-    if done is not None:
+                done = await spine.trim(until=point, kinds=kinds, dry_run=dry_run, force=force, told=progress.advance)
         _write(done, chosen(output))
+
+    execute(run())
 
 
 def _load(targets: list[str], app_dir: Path) -> list[Kind]:
@@ -96,6 +95,6 @@ def _write(done: Trim, output: Format) -> None:
     if done.blockers:
         say(f"{len(done.blockers):,} {'needed what went' if done.forced else 'hold up the rest'}:")
         for one in done.blockers[:SHOWN_BLOCKERS]:
-            say(f"  seq {one.seq:,}, partition {one.partition}: {one.agent}: {one.why}")
+            say(f"  seq {one.seq}, partition {one.partition}: {one.agent}: {one.why}")
         if len(done.blockers) > SHOWN_BLOCKERS:
             say(f"  … and {len(done.blockers) - SHOWN_BLOCKERS:,} more (-o json)")

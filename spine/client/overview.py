@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from spine.errors import InvalidInput
 from spine.log.streams import Streams
 from spine.names import check_agent_name, check_key
 from spine.past.trimming.stakes import read_by, read_starts, start_of
-from spine.scan import delete
+from spine.scan import scan
 
 COUNTED = 100_000
 CANCELLED_KEPT = 10_000
@@ -123,19 +124,19 @@ class Overview:
 
     async def agents(self, agent: str | None = None) -> list[AgentOverview]:
         """Return every agent (or one) with its workers."""
-        names = await self.names() if agent is None else [await self._known(agent)]
+        names = await self.names() if agent is None else [await self.known(agent)]
         return [await self._agent(name) for name in names]
 
     async def lag(self, agent: str | None = None) -> list[Lag]:
         """Return what each agent (or one) has before it, for each partition."""
         await self._streams.refresh()
-        names = await self.names() if agent is None else [await self._known(agent)]
+        names = await self.names() if agent is None else [await self.known(agent)]
         return [await self._lag(name, partition) for name in names for partition in range(self._server.partitions)]
 
     async def pause(self, agent: str, *, paused: bool) -> None:
         """Let the workers of an agent take nothing more, or go on. What runs is finished."""
         keys = self._server.keys
-        key = keys.agent(await self._known(agent))
+        key = keys.agent(await self.known(agent))
         write: tuple[Argument, ...] = ("HSET", key, "paused", "1") if paused else ("HDEL", key, "paused")
         await self._server.commands(write, self._notice("agent", agent))
 
@@ -155,10 +156,12 @@ class Overview:
 
         Raises `InvalidInput` while a worker of it is alive, unless `force`.
         """
-        name = await self._known(agent)
+        name = await self.known(agent)
         alive = (await survey(self._server, name)).workers
         if alive and not force:
-            raise InvalidInput(f"{name} has {len(alive)} living workers: stop them first, or use force")
+            raise InvalidInput(
+                f"{name} has {len(alive)} living workers: stop them first, or force it (force=True, --force)"
+            )
         await self._streams.refresh()
         groups = [  # of topics that it dropped, too
             ("XGROUP", "DESTROY", self._streams.key(partition, stream), name)
@@ -167,12 +170,13 @@ class Overview:
         ]
         for start in range(0, len(groups), 500):
             await self._server.link.call(*groups[start : start + 500])
-        deleted = sum([await self._delete(self._server.keys.own(prefix, name)) for prefix in OWN_KEYS])
+        deleted = await self._delete_own(name)
         await self._forget_handlers(name)
         await self._server.commands(("HDEL", self._server.keys.agents, name), self._notice("agent", name))
         return deleted
 
-    async def _known(self, agent: str) -> str:
+    async def known(self, agent: str) -> str:
+        """Return `agent`. Raises `InvalidInput` where none of that name ever ran."""
         check_agent_name(agent)
         if not await self._server.command("HEXISTS", self._server.keys.agents, agent):
             known = ", ".join(await self.names()) or "none"
@@ -226,9 +230,15 @@ class Overview:
         declared: dict[str, Any] = json.loads(raw) if raw else {}
         return declared
 
-    async def _delete(self, key: str) -> int:
-        """Delete a key and those that continue it after a colon."""
-        return int(await self._server.command("UNLINK", key)) + await delete(self._server, f"{key}:")
+    async def _delete_own(self, name: str) -> int:
+        """Delete the keys of an agent in one look through the server: it may hold millions of others."""
+        prefix, deleted = self._server.keys.prefix, 0
+        own = {f"{kind}:{name}" for kind in OWN_KEYS}
+        async with aclosing(scan(self._server, prefix, f"*:{name}*")) as pages:
+            async for page in pages:
+                doomed = [prefix + key for key in page if ":".join(key.split(":", 2)[:2]) in own]
+                deleted += await self._server.command("UNLINK", *doomed) if doomed else 0
+        return deleted
 
     async def _forget_handlers(self, name: str) -> None:
         keys = self._server.keys

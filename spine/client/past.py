@@ -123,7 +123,9 @@ class Past(Reading):
         elif (rule := await read_retention(self.server)) is not None:
             target = await target_of(self.reader, rule)
         else:
-            raise InvalidInput("the namespace keeps everything: give until=, or a retention first")
+            raise InvalidInput(
+                "the namespace keeps everything: say until when (until=, --until), or what it keeps (retention, --keep)"
+            )
         trimmer = Trimmer(self.reader, kinds)
         return await trimmer.trim(min(target, await self.head()), dry_run=dry_run, force=force, told=told)
 

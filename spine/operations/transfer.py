@@ -114,8 +114,8 @@ class Import(Spine):
         if end.get("events") != tally.events or end.get("crc32", tally.crc32) != tally.crc32:
             await self.server.command("HSET", self.server.keys.meta, "importing", "damaged")
             raise InvalidInput(
-                f"the lines are not those that were exported: {tally.events:,} events of {end.get('events')}, and the "
-                "sum of the lines is another. Delete this namespace, and import an export that is whole."
+                f"the lines are not those that were exported: {tally.events:,} events of {end.get('events', 0):,}, "
+                "and the sum of the lines is another. Delete this namespace, and import an export that is whole."
             )
 
     async def _begin(self, header: Mapping[str, Any]) -> None:

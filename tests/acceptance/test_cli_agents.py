@@ -62,6 +62,11 @@ async def test_dead_letters_from_the_list_to_the_redrive(cli: Cli, spine: Spine)
     assert await worked(spine) == [0, 1, 2]
     assert cli("dlq", "list").rows == []
     assert cli("dlq", "show", "1").code == 1
+    for command in ("redrive", "discard"):
+        missing = cli("dlq", command, "1", "2")
+        assert (missing.code, "no such dead letter: 1, 2" in missing.err) == (1, True)
+        assert cli("dlq", command, "--agent", "shakey").code == 2
+    assert "known are: shaky" in cli("dlq", "list", "--agent", "shakey").err
 
 
 async def _has_worked(spine: Spine, count: int) -> bool:

@@ -10,6 +10,7 @@ import subprocess
 from datetime import datetime
 from pathlib import Path
 
+import pytest
 from spine_command import Cli, command
 
 
@@ -203,10 +204,11 @@ def test_a_terminal_gets_a_table_that_no_payload_can_steer(cli: Cli) -> None:
     assert "\u202e".encode() not in shown
 
 
-def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
+@pytest.mark.parametrize("output", ["ndjson", "json", "table"])
+def test_a_reader_that_goes_away_is_no_error(cli: Cli, output: str) -> None:
     cli("publish", "a.b", "-", stdin=ndjson(*({"n": n, "text": "x" * 200} for n in range(5000))))
     process = subprocess.Popen(
-        command("replay"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.env, bufsize=0
+        command("replay", "-o", output), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.env, bufsize=0
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -250,6 +252,11 @@ def test_a_trace_shows_causes(cli: Cli) -> None:
     missing = cli("trace", "nobody")
     assert (missing.code, missing.out) == (1, "")
     assert "no event has the correlation 'nobody'" in missing.err
+
+
+def test_a_correlation_is_shown_as_it_is_whatever_it_looks_like(cli: Cli) -> None:
+    cli("publish", "asked", "{}", "--correlation", "c[/x]:smile:")
+    assert cli("trace", "c[/x]:smile:", "-o", "table").out.startswith("c[/x]:smile:  1 events")
 
 
 def test_without_a_url_the_server_of_the_directory_is_used(cli: Cli, tmp_path: Path) -> None:

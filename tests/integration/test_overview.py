@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -130,6 +131,38 @@ async def test_removing_an_agent_frees_all_that_it_pins(spine: Spine, url: str, 
     assert await spine.agents() == []
     with pytest.raises(InvalidInput, match="no agent"):
         await spine.lag("greeter")
+
+
+async def test_removing_an_agent_looks_through_the_server_once_and_spares_the_others(
+    spine: Spine, url: str, namespace: str
+) -> None:
+    class Greeters(Greeter):
+        name = "greeter-2"
+
+    async with Worker(spine, Greeter, Greeters):
+        await spine.publish("greet.x", {"fail": "yes"}, key="k")
+        await wait_until(lambda: _have_dead(spine, 2), TIMEOUT_S)
+    with redis.Redis.from_url(url) as client:
+
+        def scans() -> int:
+            return int(client.info("commandstats")["cmdstat_scan"]["calls"])
+
+        once = sum(1 for _ in _pages(client))
+        before = scans()
+        await spine.remove_agent("greeter")
+        assert scans() - before <= once + 1
+    assert [agent.dead for agent in await spine.agents()] == [1]
+
+
+def _pages(client: redis.Redis) -> Iterator[int]:
+    cursor: Any = None
+    while cursor != 0:
+        cursor, _ = client.scan(cursor or 0, count=1_000)
+        yield cursor
+
+
+async def _have_dead(spine: Spine, count: int) -> bool:
+    return sum(agent.dead for agent in await spine.agents()) == count
 
 
 async def test_an_agent_of_the_name_of_a_removed_one_begins_anew(spine: Spine) -> None:
