@@ -339,6 +339,7 @@ class Spine:
     workers = _blocking(AsyncSpine.workers)
     agents = _blocking(AsyncSpine.agents)
     lag = _blocking(AsyncSpine.lag)
+    held_keys = _blocking(AsyncSpine.held_keys)
     pause = _blocking(AsyncSpine.pause)
     resume = _blocking(AsyncSpine.resume)
     cancel = _blocking(AsyncSpine.cancel)

@@ -12,8 +12,11 @@ from spine.cli.options import Format, Namespace, Output, Url
 from spine.cli.output import chosen, fail, say, write_rows
 from spine.cli.running import execute, opened
 
-app = typer.Typer(invoke_without_command=True, help="Show who runs what where; pause, resume and remove agents.")
+app = typer.Typer(
+    invoke_without_command=True, help="Show who runs what where, and which keys wait; pause, resume and remove agents."
+)
 Name = Annotated[str, typer.Argument(help="The agent.")]
+HELD = ("agent", "key", "reason", "seq", "waiting", "until", "error")
 COLUMNS = ("agent", "version", "state", "worker", "host", "pid", "since", "partitions", "dead", "held")
 
 
@@ -29,6 +32,24 @@ def agents(context: typer.Context, output: Output = None, url: Url = None, names
         wanted = chosen(output)
         rows: Iterable[dict[str, Any]] = _table(found) if wanted is Format.TABLE else _records(found)
         write_rows(rows, COLUMNS, wanted, nothing="no agent ever ran here")
+
+    execute(run())
+
+
+@app.command()
+def held(
+    name: Annotated[str | None, typer.Argument(help="Only this agent.")] = None,
+    output: Output = None,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """Show the keys whose events wait, and why: a retry, a dead letter that parks it, a reducer that raised."""
+    import msgspec
+
+    async def run() -> None:
+        async with opened(url, namespace) as spine:
+            found = await spine.held_keys(name)
+        write_rows(map(msgspec.structs.asdict, found), HELD, chosen(output), nothing="no key is held")
 
     execute(run())
 

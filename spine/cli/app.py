@@ -14,6 +14,7 @@ from spine.cli.catalog import catalog
 from spine.cli.copies import export, fork, import_
 from spine.cli.dev import dev
 from spine.cli.doctor import doctor
+from spine.cli.metrics import metrics
 from spine.cli.publish import publish
 from spine.cli.read import history, tail
 from spine.cli.replay import replay
@@ -67,6 +68,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     (LOG, import_),
     (LOG, trim),
     (SERVER, doctor),
+    (SERVER, metrics),
     (SERVER, bench),
 )
 for panel, command in COMMANDS:

@@ -40,6 +40,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class LogFormat(StrEnum):
+    """How it is told."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 Concurrency = Annotated[
     int | None, typer.Option("--concurrency", "-c", min=1, help="Handlers of one agent at once in one process.")
 ]
@@ -62,6 +69,7 @@ def run(
     start: Start = None,
     check: Annotated[bool, typer.Option("--check", help="Only import the agents and show them.")] = False,
     log_level: Level = LogLevel.INFO,
+    log_format: Annotated[LogFormat, typer.Option(help="How it is told: a line of text, or of JSON.")] = LogFormat.TEXT,
     parent: Annotated[
         int | None, typer.Option(metavar="PID", help="End in order when this process, which started us, is gone.")
     ] = None,
@@ -77,12 +85,24 @@ def run(
     if check:
         show_agents(load_agents(targets, app_dir, start), chosen(output))
     elif workers > 1:
-        _supervise(targets, workers, concurrency, app_dir, shutdown_timeout, start, log_level, parent, url, namespace)
+        _supervise(
+            targets,
+            workers,
+            concurrency,
+            app_dir,
+            shutdown_timeout,
+            start,
+            log_level,
+            log_format,
+            parent,
+            url,
+            namespace,
+        )
     else:
         from spine.client import Spine
 
         agents = load_agents(targets, app_dir, start)
-        log_to_stderr(log_level, worker_id or "")
+        log_to_stderr(log_level, worker_id or "", as_json=log_format is LogFormat.JSON)
 
         async def work() -> bool:
             from spine.server_url import redacted
@@ -163,12 +183,13 @@ def _supervise(
     shutdown_timeout_s: float,
     start: str | None,
     log_level: LogLevel,
+    log_format: LogFormat,
     parent: int | None,
     url: str | None,
     namespace: str | None,
 ) -> None:
     arguments = [*targets, "--app-dir", str(app_dir), "--shutdown-timeout", str(shutdown_timeout_s)]
-    arguments += ["--log-level", log_level]
+    arguments += ["--log-level", log_level, "--log-format", log_format]
     arguments += ["--concurrency", str(concurrency)] if concurrency else []
     arguments += ["--start", start] if start else []
     command = [sys.executable, "-m", "spine", "run", *arguments]
@@ -179,7 +200,7 @@ def _supervise(
     checked = subprocess.run([*command, "--check"], env=environment, stdout=subprocess.DEVNULL, check=False)
     if checked.returncode:
         raise typer.Exit(checked.returncode)
-    log_to_stderr(log_level, "supervisor")
+    log_to_stderr(log_level, "supervisor", as_json=log_format is LogFormat.JSON)
     ended = execute(_keep_running(command, workers, environment, shutdown_timeout_s, parent, url, namespace))
     if ended.fatal is not None:
         raise typer.Exit(ended.fatal)

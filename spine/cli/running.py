@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -82,12 +83,36 @@ def opened(url: str | None, namespace: str | None) -> Spine:
     return Spine(url, namespace=namespace, name="cli", patience_s=PATIENCE_S)
 
 
-def log_to_stderr(level: str, name: str = "") -> None:
+def log_to_stderr(level: str, name: str = "", *, as_json: bool = False) -> None:
     """Show what the library reports, with times; under `name` where several processes share a terminal."""
     tag = f"[{name}] " if name else ""
-    logging.basicConfig(
-        level=level.upper(), format=f"%(asctime)s %(levelname)s {tag}%(message)s", datefmt="%H:%M:%S", force=True
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        _JsonLines(name) if as_json else logging.Formatter(f"%(asctime)s %(levelname)s {tag}%(message)s", "%H:%M:%S")
     )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line, for what collects logs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def format(self, record: logging.LogRecord) -> str:
+        from spine.cli.output import to_json
+
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": self._name or str(record.process),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return to_json(line).decode()
 
 
 def _explained(error: SpineError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from spine.client.overview import AgentOverview, Lag
+from spine.client.overview import AgentOverview, HeldKey, Lag
 from spine.client.parts import Parts
 from spine.delivery.dead import DeadFilter, Wanted
 from spine.delivery.leases import WorkerInfo, expire_worker, survey
@@ -27,6 +27,10 @@ class Agents(Parts):
     async def lag(self, agent: str | None = None) -> list[Lag]:
         """Return what each agent (or one) has before it, for each partition."""
         return await self.overview.lag(agent)
+
+    async def held_keys(self, agent: str | None = None) -> list[HeldKey]:
+        """Return the keys of every agent (or one) whose events wait, with the reason."""
+        return await self.overview.held(agent)
 
     async def pause(self, agent: str) -> None:
         """Let the workers of an agent take nothing more; what runs is finished. Lasts until `resume`."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from spine.connection import Argument, Server
+from spine.delivery.holds import FOREVER, decode_hold
 from spine.delivery.leases import WorkerInfo, survey
 from spine.errors import InvalidInput
+from spine.events import from_ms
 from spine.log.streams import Streams
 from spine.names import check_agent_name, check_key
 from spine.past.trimming.stakes import read_by, read_starts, start_of
@@ -111,6 +114,30 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
         return self.not_taken + self.pending + self.waiting
 
 
+class HeldKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key whose events wait, and why.
+
+    Attributes:
+        agent: the agent.
+        partition: of the key.
+        key: the key.
+        reason: ``retry``, ``parked`` (a dead letter), ``reducer`` (one raised) or ``backlog`` (it is being worked off).
+        seq: of the event that is the reason; ``None`` where that is not written down.
+        waiting: how many events wait.
+        until: when it goes on by itself; ``None`` when it does not.
+        error: what went wrong.
+    """
+
+    agent: str
+    partition: int
+    key: str
+    reason: str
+    seq: int | None
+    waiting: int
+    until: datetime | None
+    error: str
+
+
 class Overview:
     """Looks after the agents of one namespace."""
 
@@ -132,6 +159,32 @@ class Overview:
         await self._streams.refresh()
         names = await self.names() if agent is None else [await self.known(agent)]
         return [await self._lag(name, partition) for name in names for partition in range(self._server.partitions)]
+
+    async def held(self, agent: str | None = None) -> list[HeldKey]:
+        """Return the held keys of every agent (or one)."""
+        names = await self.names() if agent is None else [await self.known(agent)]
+        places = [(name, partition) for name in names for partition in range(self._server.partitions)]
+        return [key for name, partition in places for key in await self._held(name, partition)]
+
+    async def _held(self, name: str, partition: int) -> list[HeldKey]:
+        keys = self._server.keys
+        holds = {
+            key: decode_hold(raw) for key, raw in sorted((await self._server.hash(keys.holds(name, partition))).items())
+        }
+        waiting = await self._server.commands(*(("LLEN", keys.waiting(name, partition, key)) for key in holds))
+        return [
+            HeldKey(
+                agent=name,
+                partition=partition,
+                key=key,
+                reason=hold.reason,
+                seq=hold.by or None,
+                waiting=count,
+                until=None if hold.until_ms >= FOREVER else from_ms(hold.until_ms),
+                error=hold.error or (f"event {hold.by} is a dead letter" if hold.reason == "parked" else ""),
+            )
+            for (key, hold), count in zip(holds.items(), waiting, strict=True)
+        ]
 
     async def pause(self, agent: str, *, paused: bool) -> None:
         """Let the workers of an agent take nothing more, or go on. What runs is finished."""

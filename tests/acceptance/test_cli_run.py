@@ -168,6 +168,17 @@ child.wait()
     assert "finishes what is in hand" in rest
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_it_tells_can_be_lines_of_json(cli: Cli, workers: str) -> None:
+    running = cli.start("run", "greet:Greeter", "-w", workers, "--log-format", "json")
+    line = json.loads(running.until_said("runs greeter"))
+    assert (line["level"], line["logger"]) == ("info", "spine")
+    assert datetime.fromisoformat(line["time"]).tzinfo == UTC
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+    assert all(json.loads(told) for told in running.err)
+
+
 def test_modules_are_found_in_another_directory(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "greet.py").rename(tmp_path / "app" / "elsewhere.py")
