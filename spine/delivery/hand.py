@@ -244,6 +244,9 @@ class Hand:
             heapify(queue.waiting)
             if not queue.waiting and queue.running is None:
                 del self._keys[order_key]
+        for ready in self._ready:  # what runs may be put back: it has to be offered anew
+            ready[:] = [offered for offered in ready if offered[2].partition != partition]
+            heapify(ready)
         self._beyond.pop(partition, None)
         self._bounds.pop(partition, None)
         return dropped

@@ -141,6 +141,19 @@ def test_an_event_can_be_dropped_and_taken_again(hand: Hand) -> None:
     assert running_in_turn(hand) == [1, 2]
 
 
+def test_what_ran_when_its_partition_was_dropped_waits_until_that_is_read_again(hand: Hand) -> None:
+    hand.add(taken(1, lane=URGENT, partition=1))
+    assert hand.withdraw("k") == []  # it is offered a second time
+    hand.set_bounds(1, EVERYTHING)
+    one = hand.next_ready(0)
+    assert one is not None
+    hand.drop_partition(1)
+    hand.put_back(one)
+    assert hand.next_ready(0) is None
+    hand.set_bounds(1, EVERYTHING)
+    assert running_in_turn(hand) == [1]
+
+
 def test_dropping_a_partition_keeps_what_runs_until_it_is_finished(hand: Hand) -> None:
     hand.add(taken(1))
     one = hand.next_ready(0)
