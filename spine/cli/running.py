@@ -31,8 +31,12 @@ def execute(command: Coroutine[Any, Any, T], *, interrupted: int = INTERRUPTED, 
 
     An error of spine ends the program with its message on stderr and its exit code, Ctrl-C with `interrupted`, and a
     reader of our stdout that has gone away with 0. SIGTERM and SIGHUP let it clean up, and then end it as ever. `fast`
-    runs it on uvloop where that is installed.
+    is for workers: uvloop where that is installed, and garbage looked for less often.
     """
+    if fast:
+        from spine.worker.collector import collect_seldom
+
+        collect_seldom()
     try:
         with asyncio.Runner(loop_factory=_uvloop() if fast else None) as runner:
             return runner.run(_in_order(command))

@@ -29,7 +29,7 @@ MAX_UNITS_A_CALL = 256
 MAX_EVENTS_A_CALL = 1_024
 BATCH_MEMORY_MS = 3_600_000
 
-Resolve = Callable[["Unit", list[Event[Any]] | None, BaseException | None], None]
+Resolve = Callable[["Unit", BaseException | None], None]
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
@@ -53,7 +53,7 @@ class Unit(msgspec.Struct, gc=False, kw_only=True):
     """What is committed together.
 
     Attributes:
-        resolve: called with this unit and the stored events, or the error that refused it.
+        resolve: called with this unit when it is stored, or with the error that refused it.
         tag: whatever `resolve` needs to know.
         lease: key of the lease that must still be of `generation`; empty for none.
         generation: fencing token.
@@ -62,6 +62,8 @@ class Unit(msgspec.Struct, gc=False, kw_only=True):
         expected: (index list, seq): the list's last event must not be later.
         events: what is appended.
         writes: what else is written.
+        first: number of its first event, once it is stored.
+        ts_ms: time of its events.
     """
 
     resolve: Resolve
@@ -73,6 +75,12 @@ class Unit(msgspec.Struct, gc=False, kw_only=True):
     expected: tuple[tuple[str, int], ...] = ()
     events: Sequence[Prepared] = ()
     writes: Sequence[Write] = ()
+    first: int = 0
+    ts_ms: int = 0
+
+    def stored(self) -> list[Event[Any]]:
+        """Return its events as they stand in the log."""
+        return [prepared.stored(seq, self.ts_ms) for seq, prepared in enumerate(self.events, self.first)]
 
 
 class NoLongerPending(SpineError):
@@ -111,13 +119,13 @@ class Committer:
         """Commit one unit and return its events as stored; raises the error that refused it."""
         future: asyncio.Future[list[Event[Any]]] = asyncio.get_running_loop().create_future()
 
-        def resolve(unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+        def resolve(unit: Unit, error: BaseException | None) -> None:
             if future.done():
                 return
             if error is not None:
                 future.set_exception(error)
             else:
-                future.set_result(stored or [])
+                future.set_result(unit.stored())
 
         self.submit(
             Unit(
@@ -218,13 +226,11 @@ class Committer:
         seq, ts_ms = int(first_text), int(ts_text)
         for unit, outcome in zip(units, outcomes, strict=True):
             if outcome != "y":
-                _tell(unit, None, _REFUSALS[outcome](unit))
+                _tell(unit, _REFUSALS[outcome](unit))
                 continue
-            stored = []
-            for prepared in unit.events:
-                stored.append(prepared.stored(seq, ts_ms))
-                seq += 1
-            _tell(unit, stored, None)
+            unit.first, unit.ts_ms = seq, ts_ms
+            seq += len(unit.events)
+            _tell(unit, None)
         self._server.highest_seen = max(self._server.highest_seen, seq - 1)
 
 
@@ -236,16 +242,16 @@ _REFUSALS: dict[str, Callable[[Unit], SpineError]] = {
 }
 
 
-def _tell(unit: Unit, stored: list[Event[Any]] | None, error: BaseException | None) -> None:
+def _tell(unit: Unit, error: BaseException | None) -> None:
     try:
-        unit.resolve(unit, stored, error)
+        unit.resolve(unit, error)
     except Exception:
         logger.exception("after a commit")
 
 
 def _refuse(units: Sequence[Unit], error: BaseException) -> None:
     for unit in units:
-        _tell(unit, None, error)
+        _tell(unit, error)
 
 
 def may_be_stored(error: BaseException) -> bool:

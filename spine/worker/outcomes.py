@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spine.delivery.commits import Committer, Held, NoLongerPending, Resolve, Unit
 from spine.delivery.hand import Taken
@@ -13,7 +13,6 @@ from spine.delivery.holds import FOREVER, Hold, HoldWrites, Listed
 from spine.delivery.partition import Partition
 from spine.delivery.records import DeadLetter, Done
 from spine.errors import DecodeError, LeaseLost
-from spine.events import Event
 from spine.failures import said
 from spine.log.drafts import Prepared, Write
 from spine.log.streams import LANES, Stream
@@ -26,8 +25,6 @@ logger = logging.getLogger("spine")
 RETRY_COMMIT_S = 1.0
 PATIENCE_FOR_EVER_S = 10**9
 CLOSE_PATIENCE_S = 5.0
-
-Stored = list[Event[Any]] | None
 
 
 class Outcomes:
@@ -220,7 +217,7 @@ class Outcomes:
             record = Done(agency.worker, agency.version, self._server.now_ms(), 0.0, 0, "damaged")
             done = record.kept(self._server.keys, agency.name, partition.number, letter.seq)
 
-        def resolved(unit: Unit, stored: Stored, failure: BaseException | None) -> None:
+        def resolved(unit: Unit, failure: BaseException | None) -> None:
             self.passing[stream.lane] -= 1
             self._in_flight[partition.number] -= 1
             if failure is not None and not isinstance(failure, NoLongerPending | LeaseLost):
@@ -265,30 +262,30 @@ class Outcomes:
         self._in_flight[partition] = self.in_flight(partition) + 1
         self._handed_over[partition] = self.handed_over(partition) + 1
 
-    def _ended(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+    def _ended(self, unit: Unit, error: BaseException | None) -> None:
         if self._settled(unit, error, again=True):
             taken: Taken = unit.tag
             self._agency.hand.finished(taken)
             self._agency.held.finished(taken.order_key)
 
-    def _holding(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+    def _holding(self, unit: Unit, error: BaseException | None) -> None:
         if self._settled(unit, error, again=True):
             taken: Taken = unit.tag
             self._agency.hand.finished(taken)
             self._agency.held.stored(taken.order_key)
             self._agency.intake.place_stashed(taken.partition)
 
-    def _moved(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+    def _moved(self, unit: Unit, error: BaseException | None) -> None:
         held = self._agency.held.get(unit.tag.order_key)
         if held is not None:
             held.moving -= 1
-        self._passed(unit, stored, error)
+        self._passed(unit, error)
 
-    def _passed(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+    def _passed(self, unit: Unit, error: BaseException | None) -> None:
         self.passing[unit.tag.lane] -= 1
         self._settled(unit, error, again=False)
 
-    def _uncounted(self, unit: Unit, stored: Stored, error: BaseException | None) -> None:
+    def _uncounted(self, unit: Unit, error: BaseException | None) -> None:
         self._in_flight[unit.tag.partition] -= 1
 
     def _settled(self, unit: Unit, error: BaseException | None, *, again: bool) -> bool:

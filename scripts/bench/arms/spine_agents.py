@@ -12,6 +12,7 @@ from scripts.bench.events import TOPIC
 from scripts.bench.processes import Counter
 from spine import Agent, Event, Spine, on, run
 from spine.worker import Worker
+from spine.worker.collector import collect_seldom
 
 
 class Bench:
@@ -93,7 +94,8 @@ AGENTS = {agent.name: agent for agent in (Counting, CountingNew, Emitting, Timin
 
 
 async def work(_: Connection, url: str, namespace: str, agent: str, counter: Counter) -> None:
-    """A worker process of one agent."""
+    """A worker process of one agent, set up as ``spine run`` does."""
+    collect_seldom()
     Bench.counter = counter
     async with Spine(url, namespace=namespace) as spine:
         await run(spine, AGENTS[agent])
