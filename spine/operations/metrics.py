@@ -1,34 +1,21 @@
-"""What one watches all the time, in the text format that Prometheus and OpenTelemetry collectors read."""
+"""What one watches all the time, for Prometheus and whatever else reads its format."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Iterator
 
 import msgspec
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from spine.client import Spine
 from spine.client.overview import AgentOverview, Lag
 from spine.delivery.leases import Holding, survey
+from spine.errors import SpineError
 from spine.events import to_ms
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-
-
-class Family(msgspec.Struct, frozen=True):
-    """One metric, with a value for each set of labels.
-
-    Attributes:
-        name: without the prefix ``spine_``.
-        kind: ``gauge`` or ``counter``.
-        text: what it means.
-        samples: labels and value.
-    """
-
-    name: str
-    kind: str
-    text: str
-    samples: list[tuple[dict[str, str], float]]
+PATIENCE_S = 10.0
 
 
 class Watched(msgspec.Struct, frozen=True):
@@ -47,10 +34,42 @@ class Watched(msgspec.Struct, frozen=True):
     oldest_s: float
 
 
-async def exposition(spine: Spine) -> str:
-    """Return the metrics of a namespace as they are now."""
-    head = await spine.head()
-    return written(families(head, await _watched(spine)), spine.namespace)
+class NamespaceCollector(Collector):
+    """Collects the metrics of a namespace as they are at the moment of a scrape.
+
+    Scrapes come in threads; the client is asked in its loop. While the server is away there is ``spine_up 0`` alone.
+
+    Args:
+        spine: a client, open.
+        loop: that it lives in.
+    """
+
+    def __init__(self, spine: Spine, loop: asyncio.AbstractEventLoop) -> None:
+        self._spine = spine
+        self._loop = loop
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        asked = asyncio.run_coroutine_threadsafe(_found(self._spine), self._loop)
+        try:
+            head, watched = asked.result(PATIENCE_S)
+        except (SpineError, TimeoutError):
+            asked.cancel()
+            yield _up(self._spine.namespace, 0)
+            return
+        yield _up(self._spine.namespace, 1)
+        yield from families(self._spine.namespace, head, watched)
+
+
+def registry_of(collector: Collector) -> CollectorRegistry:
+    """Return a registry that asks `collector` for nothing before the first scrape."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return registry
+
+
+async def _found(spine: Spine) -> tuple[int, list[Watched]]:
+    return await spine.head(), await _watched(spine)
 
 
 async def _watched(spine: Spine) -> list[Watched]:
@@ -72,55 +91,54 @@ async def _age_s(spine: Spine, seq: int | None) -> float:
     return 0.0
 
 
-def families(head: int, watched: list[Watched]) -> list[Family]:
-    """Return the metrics of a log that ends at `head`, and of its agents."""
+def _up(namespace: str, value: int) -> Metric:
+    up = GaugeMetricFamily("spine_up", "1 while the server answers.", labels=("namespace",))
+    up.add_metric((namespace,), value)
+    return up
 
-    def each(name: str, text: str, values: Iterable[tuple[Watched, dict[str, str], float]]) -> Family:
-        samples = [({"agent": one.agent.name, **labels}, value) for one, labels, value in values]
-        return Family(f"agent_{name}", "gauge", text, samples)
 
-    return [
-        Family("events_total", "counter", "Events ever stored: the last number given.", [({}, head)]),
-        each(
-            "lag_events",
-            "Events before an agent: not taken, taken and not handled (pending), behind a held key (waiting).",
-            (
-                (one, {"stage": stage}, sum(getattr(part, stage) for part in one.lag))
-                for one in watched
-                for stage in ("not_taken", "pending", "waiting")
-            ),
+def families(namespace: str, head: int, watched: list[Watched]) -> Iterator[Metric]:
+    """Yield the metrics of a log that ends at `head`, and of its agents."""
+    events = CounterMetricFamily("spine_events", "Events ever stored: the last number given.", labels=("namespace",))
+    events.add_metric((namespace,), head)
+    yield events
+
+    def each(
+        name: str, text: str, values: Iterable[tuple[Watched, float, *tuple[str, ...]]], *labels: str
+    ) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"spine_agent_{name}", text, labels=("namespace", "agent", *labels))
+        for one, value, *further in values:
+            family.add_metric((namespace, one.agent.name, *further), value)
+        return family
+
+    yield each(
+        "lag_events",
+        "Events before an agent: not taken, taken and not handled (pending), behind a held key (waiting).",
+        (
+            (one, sum(getattr(part, stage) for part in one.lag), stage)
+            for one in watched
+            for stage in ("not_taken", "pending", "waiting")
         ),
-        each(
-            "lag_seconds",
-            "Age of the oldest event that an agent has not handled, held ones left out.",
-            ((one, {}, one.oldest_s) for one in watched),
+        "stage",
+    )
+    yield each(
+        "lag_seconds",
+        "Age of the oldest event that an agent has not handled, held ones left out.",
+        ((one, one.oldest_s) for one in watched),
+    )
+    yield each("workers", "Living workers.", ((one, len(one.agent.workers)) for one in watched))
+    yield each("paused", "1 while the agent is paused.", ((one, one.agent.paused) for one in watched))
+    yield each("free_partitions", "Partitions that nobody holds.", ((one, len(one.agent.free)) for one in watched))
+    yield each("dead_letters", "Events given up (`spine dlq`).", ((one, one.agent.dead) for one in watched))
+    yield each("held_keys", "Keys that are held (`spine agents held`).", ((one, one.agent.held) for one in watched))
+    yield each(
+        "lease_since_seconds",
+        "When the lease of a partition was taken; each change is a hand-over or a death.",
+        (
+            (one, holding.since_ms / 1000, str(partition))
+            for one in watched
+            for partition, holding in one.holdings.items()
+            if holding.owner is not None
         ),
-        each("workers", "Living workers.", ((one, {}, len(one.agent.workers)) for one in watched)),
-        each("paused", "1 while the agent is paused.", ((one, {}, one.agent.paused) for one in watched)),
-        each("free_partitions", "Partitions that nobody holds.", ((one, {}, len(one.agent.free)) for one in watched)),
-        each("dead_letters", "Events given up (`spine dlq`).", ((one, {}, one.agent.dead) for one in watched)),
-        each("held_keys", "Keys that are held (`spine agents held`).", ((one, {}, one.agent.held) for one in watched)),
-        each(
-            "lease_since_seconds",
-            "When the lease of a partition was taken; each change is a hand-over or a death.",
-            (
-                (one, {"partition": str(partition)}, holding.since_ms / 1000)
-                for one in watched
-                for partition, holding in one.holdings.items()
-                if holding.owner is not None
-            ),
-        ),
-    ]
-
-
-def written(found: list[Family], namespace: str) -> str:
-    """Return metrics as text, all labelled with their namespace."""
-    lines = []
-    for family in found:
-        lines += [f"# HELP spine_{family.name} {family.text}", f"# TYPE spine_{family.name} {family.kind}"]
-        for labels, value in family.samples:
-            shown = ",".join(
-                f'{name}="{text.translate(_ESCAPED)}"' for name, text in {"namespace": namespace, **labels}.items()
-            )
-            lines.append(f"spine_{family.name}{{{shown}}} {float(value):.15g}")
-    return "\n".join(lines) + "\n"
+        "partition",
+    )
