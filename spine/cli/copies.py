@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,7 @@ def fork(
 
     async def run() -> None:
         async with opened(url, namespace) as spine:
-            with Progress("forking", "events") as progress:
+            with Progress("forking", "events") as progress, _going_on():
                 forked = await spine.fork(to, at=point, told=progress.advance)
         row = msgspec.structs.asdict(forked)
         write_rows([row], ("namespace", "at", "events", "open"), chosen(output))
@@ -47,6 +48,16 @@ def fork(
             )
 
     execute(run())
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Say what a Ctrl-C leaves behind."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        say("broken off: the new namespace stays closed until the same command is run again, and goes on")
+        raise
 
 
 def export(
@@ -115,7 +126,7 @@ def import_(
 
     async def run() -> None:
         async with Import(url, namespace=namespace, partitions=partitions, patience_s=PATIENCE_S) as target:
-            with source, Progress("importing", "events") as progress:
+            with source, Progress("importing", "events") as progress, _going_on():
                 try:
                     report = await target.load(_lines(source.fileno()), told=progress.advance)
                 except InvalidInput as error:  # of the lines, not of how the command is called

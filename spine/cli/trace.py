@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 GOOD = frozenset({"done", "folded"})
 FOLLOWED = 500
+SHOWN_ALIKE = 10
+DEEPEST = 30  # a tree moves no further to the right
 LOOK_EVERY_S = 0.3
 
 
@@ -29,6 +31,7 @@ def trace(
     correlation: Annotated[str, typer.Argument(help="The correlation id, as events carry it.")],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="A sequence diagram in mermaid's language.")] = False,
     diagram: Annotated[bool, typer.Option("--sequence", help="A sequence diagram.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every event, where many of a kind would be one line.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until Ctrl-C.")] = False,
     output: Output = None,
     url: Url = None,
@@ -61,7 +64,7 @@ def trace(
             for line in diagrams.sequence(found).splitlines():
                 stdout().print(Text(printable(line)), no_wrap=True, overflow="ellipsis", crop=True)
         else:
-            _write(found, chosen(output))
+            _write(found, chosen(output), every=every)
 
     execute(run(), interrupted=DONE if follow else INTERRUPTED)
 
@@ -117,7 +120,7 @@ async def _outcomes(spine: Spine, tracer: Tracer, tell: Callable[[dict[str, Any]
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-def _write(trace: Trace, output: Format) -> None:
+def _write(trace: Trace, output: Format, *, every: bool) -> None:
     if output is Format.JSON:
         sys.stdout.write(to_json(trace.to_dict()).decode() + "\n")
     elif output is Format.NDJSON:
@@ -125,21 +128,49 @@ def _write(trace: Trace, output: Format) -> None:
             for node in trace.nodes:
                 records.write(node.to_dict())
     else:
-        _draw(trace)
+        _draw(trace, every=every)
 
 
-def _draw(trace: Trace) -> None:
+def _draw(trace: Trace, *, every: bool) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
     title = Text(printable(trace.correlation), style="bold")
     title.append(f"  {len(trace.nodes):,} events in {trace.duration_ms:,} ms", style="not bold")
     root = Tree(title, guide_style="dim")
-    branches: dict[int, Tree] = {}
+    under: dict[int, Tree] = {0: root}  # where what an event caused is drawn
+    folded: list[tuple[Tree, list[Node]]] = []
+    hidden: set[int] = set()
+
+    def fold(place: Tree, children: list[Node]) -> None:
+        for alike in [] if every else many_alike(children):
+            folded.append((place, alike))
+            hidden.update(node.event.seq for node in alike)
+
+    fold(root, trace.roots)
     for node in trace.walk():
-        parent = branches.get(node.event.context.causation or 0, root) if node.depth else root
-        branches[node.event.seq] = parent.add(_label(node))
+        if node.event.seq in hidden:
+            continue
+        parent = under.get(node.event.context.causation or 0, root) if node.depth else root
+        deep = node.depth >= DEEPEST
+        label = _label(node)
+        branch = parent.add(Text(f"depth {node.depth:,}  ", style="dim").append(label) if deep else label)
+        under[node.event.seq] = parent if deep else branch
+        fold(under[node.event.seq], node.children)
+    for place, alike in folded:
+        first, last = alike[0].event, alike[-1].event
+        place.add(Text(f"… {len(alike):,} more {printable(first.type)}, seq {first.seq} to {last.seq} (--all)", "dim"))
     stdout().print(root, no_wrap=True, overflow="ellipsis", crop=True)
+
+
+def many_alike(children: list[Node]) -> list[list[Node]]:
+    """Return the events that need not be seen one by one: of many of a type that the same agents all did well with."""
+    kinds: dict[tuple[str, ...], list[Node]] = {}
+    for node in children:
+        if not node.children and all(one.outcome in GOOD and one.attempts == 1 for one in node.handled):
+            kind = (node.event.type, *sorted(one.agent for one in node.handled))
+            kinds.setdefault(kind, []).append(node)
+    return [alike[SHOWN_ALIKE:] for alike in kinds.values() if len(alike) > 2 * SHOWN_ALIKE]
 
 
 def _label(node: Node) -> Text:

@@ -30,8 +30,8 @@ def last_gone(raw: bytes | None) -> int:
 def gap(what: str, after: int, gone: int) -> ReplayGap:
     """Return the error of one who reads after a seq what is gone up to another."""
     return ReplayGap(
-        f"{what} up to {gone} were trimmed away, but wanted from {after} on. Read after={gone} for what is left; "
-        "a state is had from stored ones with spine.reduce."
+        f"{what} up to {gone} were trimmed away, but wanted from {after} on. Read after={gone} "
+        f"(--after {gone}) for what is left; a state is had from stored ones with spine.reduce."
     )
 
 

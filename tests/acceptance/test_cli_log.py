@@ -254,6 +254,20 @@ def test_a_trace_shows_causes(cli: Cli) -> None:
     assert "no event has the correlation 'nobody'" in missing.err
 
 
+def test_a_trace_of_thousands_is_drawn_within_a_page_unless_all_is_asked_for(cli: Cli) -> None:
+    def caused(seq: int | None) -> dict[str, object]:
+        return {"correlation": "c-1", "causation": seq}
+
+    deep = [{"type": "step", "context": caused(seq or None)} for seq in range(60)]
+    wide = [{"type": "leaf", "context": caused(1)} for _ in range(500)]
+    cli("publish", "-", stdin=ndjson(*deep, *wide))
+    drawn = cli("trace", "c-1", "-o", "table").out.splitlines()
+    assert len(drawn) == 1 + 60 + 10 + 1
+    assert "… 490 more leaf, seq 71 to 560" in drawn[-1]
+    assert max(map(len, drawn)) < 200
+    assert len(cli("trace", "c-1", "-o", "table", "--all").out.splitlines()) == 1 + 560
+
+
 def test_a_correlation_is_shown_as_it_is_whatever_it_looks_like(cli: Cli) -> None:
     cli("publish", "asked", "{}", "--correlation", "c[/x]:smile:")
     assert cli("trace", "c[/x]:smile:", "-o", "table").out.startswith("c[/x]:smile:  1 events")

@@ -8,6 +8,7 @@ import pty
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,30 @@ def test_an_export_becomes_an_equal_log(bank: Cli, other: str, tmp_path: Path) -
     assert bank("import", "--namespace", f"{other}-2", stdin=exported.out).rows[0]["events"] == 10
     bad = bank("import", "nowhere.ndjson", "--namespace", f"{other}-3")
     assert (bad.code, bad.err) == (1, "error: nowhere.ndjson: No such file or directory\n")
+
+
+def test_an_import_that_is_broken_off_says_what_is_left_and_how_to_go_on(bank: Cli, other: str) -> None:
+    lines = bank("export").out.splitlines(keepends=True)
+    environment = {**bank.env, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command("import", "--namespace", other),
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.writelines(lines[:3])
+        process.stdin.flush()
+        with redis.Redis.from_url(bank.env["SPINE_URL"]) as client:
+            while client.hget(f"spine:{{{other}}}:meta", "format") != b"incomplete":
+                time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert "until the same command is run again" in process.stderr.read()
+    assert bank("import", "--namespace", other, stdin="".join(lines)).rows[0]["events"] == 10
 
 
 def serve(bank: Cli, condition: Any) -> None:
