@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ import typer
 
 from spine.cli.options import AppDir, Format, Namespace, Output, Url
 from spine.cli.output import Events, chosen, say
+from spine.cli.reloading import Reloading
 from spine.cli.run import Concurrency, Level, LogLevel, Start, load_agents
 from spine.cli.running import execute, log_to_stderr
 from spine.cli.signals import before, ending
@@ -27,6 +30,9 @@ def dev(
     concurrency: Concurrency = None,
     app_dir: AppDir = Path(),
     start: Start = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start the agents anew when a Python file below --app-dir changes.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show events.")] = False,
     log_level: Level = LogLevel.INFO,
     output: Output = None,
@@ -39,16 +45,51 @@ def dev(
     """
     from spine.client import Spine
 
-    agents = load_agents(targets or [], app_dir, start)
+    if reload:
+        _check_targets(targets)
+        given = {"SPINE_URL": url, "SPINE_NAMESPACE": namespace}
+        environment = {**os.environ, **{name: value for name, value in given.items() if value}}
+        # What Python compiles is told apart by whole seconds: two quick changes could look like one.
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        command = _worker(targets or [], concurrency, app_dir, start, log_level)
+        agents = []
+        reloading = Reloading(command, app_dir, environment)
+    else:
+        agents = load_agents(targets or [], app_dir, start)
+        reloading = None
     log_to_stderr(log_level, "dev")
 
     async def work() -> None:
-        await _develop(Spine(url, namespace=namespace, name="dev"), agents, concurrency, quiet, chosen(output))
+        spine = Spine(url, namespace=namespace, name="dev")
+        await _develop(spine, agents, concurrency, quiet, chosen(output), reloading)
 
     execute(work(), fast=True)
 
 
-async def _develop(spine: Spine, agents: list[Kind], concurrency: int | None, quiet: bool, output: Format) -> None:
+def _check_targets(targets: list[str] | None) -> None:
+    if not targets:
+        raise typer.BadParameter("--reload needs agents to start")
+
+
+def _worker(
+    targets: list[str], concurrency: int | None, app_dir: Path, start: str | None, log_level: LogLevel
+) -> list[str]:
+    """Return the command that runs the agents in a process of their own."""
+    arguments = [*targets, "--app-dir", str(app_dir), "--shutdown-timeout", str(SHUTDOWN_TIMEOUT_S)]
+    arguments += ["--log-level", log_level, "--parent", str(os.getpid())]
+    arguments += ["--concurrency", str(concurrency)] if concurrency else []
+    arguments += ["--start", start] if start else []
+    return [sys.executable, "-m", "spine", "run", *arguments]
+
+
+async def _develop(
+    spine: Spine,
+    agents: list[Kind],
+    concurrency: int | None,
+    quiet: bool,
+    output: Format,
+    reloading: Reloading | None,
+) -> None:
     from spine.server_url import redacted
     from spine.worker import Worker
 
@@ -66,6 +107,9 @@ async def _develop(spine: Spine, agents: list[Kind], concurrency: int | None, qu
                 worker = Worker(spine, *agents, concurrency=concurrency, shutdown_timeout_s=SHUTDOWN_TIMEOUT_S)
                 await stack.enter_async_context(worker)
                 say(f"agents     {', '.join(agent.name for agent in agents)}")
+            if reloading is not None:
+                running = asyncio.create_task(reloading.run(), name="spine-dev-reload")
+                stack.push_async_callback(_cancelled, running)
             say("Ctrl-C ends it")
             await stop.wait()
 

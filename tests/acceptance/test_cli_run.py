@@ -305,6 +305,35 @@ def test_dev_runs_server_and_agents_and_shows_what_happens(cli: Cli, tmp_path: P
     assert len(cli("history").rows) == 2
 
 
+def test_dev_reloads_code_that_changed_and_keeps_what_runs_while_it_cannot(cli: Cli, tmp_path: Path) -> None:
+    code = tmp_path / "greet.py"
+    dev = cli.start("dev", "greet:Greeter", "--reload", "--quiet")
+    dev.until_said("runs greeter")
+
+    def greets(n: int) -> dict[str, Any]:
+        cli("publish", "hello", json.dumps({"n": n}))
+        found = [row for row in cli("tail", "-t", "greeted", "--after", "0", "--count", str(n)).rows if row]
+        return dict(found[-1]["payload"])
+
+    first = greets(1)
+    code.write_text(AGENTS.replace('"n": event', '"was": event'))
+    dev.until_said("reloading")
+    dev.until(lambda: sum("runs greeter" in line for line in dev.err) == 2)
+    second = greets(2)
+    assert (first["n"], second["was"]) == (1, 2)
+    assert first["pid"] != second["pid"]
+    code.write_text("def broken(:")
+    dev.until_said("SyntaxError")
+    dev.until_said("not reloaded")
+    assert greets(3)["pid"] == second["pid"]
+    code.write_text(AGENTS)
+    dev.until(lambda: sum("runs greeter" in line for line in dev.err) == 3)
+    dev.signal(signal.SIGINT)
+    assert dev.wait() == 0
+    assert cli("agents").rows[0]["workers"] == []
+    assert cli("dev", "--reload").code == 2
+
+
 def test_a_request_shows_its_answer_and_its_parts_and_the_trace_says_who_handled_it(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "clerk.py").write_text(
         "from spine.agent import Agent, on\n"
