@@ -116,41 +116,16 @@ class Agent(Reducing[StateT]):
         super().__init_subclass__(**options)
         _check_settings(cls)
         names = names_around(cls)
-        specs: list[HandlerSpec] = []
-        for function in marked(cls, "__spine_on__"):
-            patterns, given = function.__spine_on__
-            chosen = {name: value for name, value in given.items() if value is not None}
-            specs.append(
-                HandlerSpec(
-                    patterns=patterns,
-                    function=function,
-                    model=payload_model(function, names),
-                    takes_context=len(inspect.signature(function).parameters) > 2,
-                    is_async=inspect.iscoroutinefunction(function),
-                    **chosen,
-                )
-            )
         cls.gates = tuple(gates_of(cls))
-        for gate in cls.gates:
-            specs.append(HandlerSpec(patterns=gate.conditions, function=gate, **gate.options))
+        cls.handlers = (
+            *(_declared(function, names) for function in marked(cls, "__spine_on__")),
+            *(HandlerSpec(patterns=gate.conditions, function=gate, **gate.options) for gate in cls.gates),
+        )
         cls.time_outs = {
             gate.time_out_type: HandlerSpec(patterns=(gate.time_out_type,), function=gate, **gate.missing_options)
             for gate in cls.gates
         }
-        seen: dict[str, str] = {}
-        for spec in specs:
-            if spec.preemptible and not spec.is_async:
-                raise InvalidInput(
-                    f"{cls.__name__}.{spec.function.__name__} is preemptible but runs in a thread, which cannot be "
-                    "cancelled: make it an async def"
-                )
-            for pattern in spec.patterns:
-                if pattern in seen:
-                    raise InvalidInput(
-                        f"{cls.__name__}: {pattern!r} is handled by {seen[pattern]} and by {spec.function.__name__}"
-                    )
-                seen[pattern] = spec.function.__name__
-        cls.handlers = tuple(specs)
+        _check_handlers(cls)
 
     @classmethod
     def handler_of(cls, event_type: str) -> HandlerSpec | None:
@@ -170,6 +145,35 @@ class Agent(Reducing[StateT]):
         matches = matcher(cls.topics())
         inbox = f"@{cls.name}"
         return lambda topic: topic == inbox or (not topic.startswith(("@", "spine.")) and matches(topic))
+
+
+def _declared(function: Any, names: dict[str, Any]) -> HandlerSpec:
+    """Return what `@on` declares a method to be; `names` are those that its annotations may use."""
+    patterns, given = function.__spine_on__
+    return HandlerSpec(
+        patterns=patterns,
+        function=function,
+        model=payload_model(function, names),
+        takes_context=len(inspect.signature(function).parameters) > 2,
+        is_async=inspect.iscoroutinefunction(function),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _check_handlers(cls: type[Agent[Any]]) -> None:
+    """Raise `InvalidInput` for a type that two handlers take, and for a thread that would have to be cancelled."""
+    seen: dict[str, str] = {}
+    for spec in cls.handlers:
+        name = spec.function.__name__
+        if spec.preemptible and not spec.is_async:
+            raise InvalidInput(
+                f"{cls.__name__}.{name} is preemptible but runs in a thread, which cannot be cancelled: make it an "
+                "async def"
+            )
+        for pattern in spec.patterns:
+            if pattern in seen:
+                raise InvalidInput(f"{cls.__name__}: {pattern!r} is handled by {seen[pattern]} and by {name}")
+            seen[pattern] = name
 
 
 def _check_settings(cls: type[Agent[Any]]) -> None:

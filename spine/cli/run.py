@@ -21,6 +21,7 @@ from spine.cli.options import MOMENT, AppDir, Format, Namespace, Output, Url, mo
 from spine.cli.output import chosen, fail, write_rows
 from spine.cli.running import execute, log_to_stderr
 from spine.cli.signals import before, ending
+from spine.cli.targets import loaded
 
 if TYPE_CHECKING:
     from spine.client import Spine
@@ -118,13 +119,9 @@ def run(
 def load_agents(targets: list[str], app_dir: Path, start: str | None) -> list[Kind]:
     """Return the agents and projections of `targets`; where one cannot be imported the command ends with 3."""
     from spine.agent import Agent
-    from spine.operations.targets import TargetError, load_all
 
     begin: Any = start if start in (None, *STARTS) else moment(start or "")
-    try:
-        kinds = load_all(targets, app_dir)
-    except TargetError as error:
-        fail(str(error), NO_TARGET)
+    kinds = loaded(targets, app_dir)
     for kind in kinds:
         if begin is not None and issubclass(kind, Agent):
             kind.start = begin

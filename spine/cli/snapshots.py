@@ -8,10 +8,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from spine.cli.exits import NO_TARGET
 from spine.cli.options import MOMENT, AppDir, Key, Namespace, Output, Url, optional_moment
-from spine.cli.output import chosen, fail, say, write_rows
+from spine.cli.output import chosen, say, write_rows
 from spine.cli.running import execute, opened
+from spine.cli.targets import loaded
 
 app = typer.Typer(no_args_is_help=True, help="List, keep and remove snapshots of states.")
 COLUMNS = ("key", "seq", "events", "ts", "size", "needed", "damaged")
@@ -44,13 +44,8 @@ def keep(
     namespace: Namespace = None,
 ) -> None:
     """Keep the state of a moment."""
-    from spine.operations.targets import TargetError, load
-
     point = optional_moment(at)
-    try:
-        kind = load(target, app_dir)
-    except TargetError as error:
-        fail(str(error), NO_TARGET)
+    (kind,) = loaded([target], app_dir)
 
     async def run() -> None:
         async with opened(url, namespace) as spine:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from spine.cli.exits import CHECK_FAILED, NO_TARGET
+from spine.cli.exits import CHECK_FAILED
 from spine.cli.options import Format, moment, optional_moment
-from spine.cli.output import Records, event_line, fail, printable, say, stdout, to_json, write_rows
+from spine.cli.output import Records, event_line, printable, say, stdout, to_json, write_rows
 from spine.cli.progress import Progress
 from spine.cli.running import execute, opened
+from spine.cli.targets import loaded
 
 if TYPE_CHECKING:
     from spine.client import Spine
@@ -34,7 +35,6 @@ class Looking(NamedTuple):
 
 def show(target: str, app_dir: Path, looking: Looking, output: Format, url: str | None, namespace: str | None) -> None:
     """Run the command; it ends with 3 where `target` cannot be imported, with 5 where a check failed."""
-    from spine.operations.targets import TargetError, load
     from spine.state.projection import is_global
 
     if sum(map(bool, (looking.diff, looking.watch, looking.verify))) > 1:
@@ -43,10 +43,7 @@ def show(target: str, app_dir: Path, looking: Looking, output: Format, url: str 
         raise typer.BadParameter("--diff has both its points: leave --after, --at and --until out")
     if looking.after != "0" and not looking.watch:
         raise typer.BadParameter("--after goes with --watch: a state is folded from the beginning")
-    try:
-        kind = load(target, app_dir)
-    except TargetError as error:
-        fail(str(error), NO_TARGET)
+    (kind,) = loaded([target], app_dir)
     if looking.key is None and not looking.verify and not is_global(kind):
         raise typer.BadParameter(f"{kind.name} has a state for each key: say whose with --key")
 

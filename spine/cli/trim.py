@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spine.cli.exits import NO_TARGET
 from spine.cli.options import MOMENT, AppDir, Format, Namespace, Output, Url, keep_of, optional_moment
-from spine.cli.output import chosen, fail, say, write_rows
+from spine.cli.output import chosen, say, write_rows
 from spine.cli.progress import Progress
 from spine.cli.running import execute, opened
+from spine.cli.targets import loaded
 
 if TYPE_CHECKING:
-    from spine.operations.targets import Kind
     from spine.past.trimming.trimming import Trim
 
 SHOWN_BLOCKERS = 20
@@ -54,7 +53,7 @@ def trim(
         raise typer.BadParameter("--keep says what is kept from now on: leave --until and --dry-run out")
     point = optional_moment(until)
     kept = None if keep is None else keep_of(keep)
-    kinds = _load(targets or [], app_dir)
+    kinds = loaded(targets or [], app_dir)
 
     async def run() -> None:
         async with opened(url, namespace) as spine:
@@ -68,17 +67,6 @@ def trim(
         _write(done, chosen(output))
 
     execute(run())
-
-
-def _load(targets: list[str], app_dir: Path) -> list[Kind]:
-    if not targets:
-        return []
-    from spine.operations.targets import TargetError, load_all
-
-    try:
-        return load_all(targets, app_dir)
-    except TargetError as error:
-        fail(str(error), NO_TARGET)
 
 
 def _write(done: Trim, output: Format) -> None:

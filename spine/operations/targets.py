@@ -36,11 +36,6 @@ def load(target: str, app_dir: Path) -> Kind:
     return _kind(target, _module(target, module_name, directory), attribute)
 
 
-def load_all(targets: list[str], app_dir: Path) -> list[Kind]:
-    """Return the classes of `targets`. Raises `TargetError` for the first that cannot be had."""
-    return [load(target, app_dir) for target in targets]
-
-
 def _module(target: str, name: str, directory: str) -> Any:
     try:
         return importlib.import_module(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,12 +25,6 @@ class Greeter(Agent[None]):
         if event.payload.get("fail"):
             raise ValueError("no")
         await ctx.publish("greeted", {"n": event.payload.get("n")})
-
-
-@pytest.fixture
-async def spine(url: str, namespace: str) -> AsyncIterator[Spine]:
-    async with Spine(url, namespace=namespace) as client:
-        yield client
 
 
 async def greeted(spine: Spine) -> int:

@@ -1,4 +1,4 @@
-"""Clients of the test's namespace, workers in this process, and workers in processes of their own."""
+"""What the tests of coordination ask for besides: workers in this process, and in processes of their own."""
 
 from __future__ import annotations
 
@@ -12,32 +12,6 @@ from worker_processes import Processes, Serve
 from spine import Agent, Spine, Worker
 
 Connect = Callable[..., Awaitable[Spine]]
-
-
-@pytest.fixture
-async def connect(url: str, namespace: str) -> AsyncIterator[Connect]:
-    opened: list[Spine] = []
-
-    async def open_one(**options: Any) -> Spine:
-        spine = Spine(url, namespace=namespace, **options)
-        await spine.open()
-        opened.append(spine)
-        return spine
-
-    yield open_one
-    for spine in reversed(opened):
-        await spine.close()
-
-
-@pytest.fixture
-async def spine(connect: Connect) -> Spine:
-    return await connect()
-
-
-@pytest.fixture
-async def raw(url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    async with redis.asyncio.Redis.from_url(url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from agents.team import Material, play
 from agents.workers import APP_DIR, TEAM
 from spine import Event, Projection, ReplayGap, Spine, on, reduces
 from spine.keys import Keys
-from spine.operations.targets import load_all
+from spine.operations.targets import load
 from spine.operations.transfer import Import
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
@@ -116,7 +116,7 @@ async def test_states_of_a_team_at_any_moment(
     monkeypatch.setenv("CONVERSATIONS", str(CONVERSATIONS))
     material = Material.load(CONVERSATIONS)
     material = replace(material, dialogues=material.dialogues[:conversations])
-    async with Worker(spine, *load_all(list(TEAM.values()), APP_DIR), Story, Census):
+    async with Worker(spine, *(load(target, APP_DIR) for target in TEAM.values()), Story, Census):
         progress = await play(spine, material, None)
         assert progress.done
         keys = [f"{progress.run}:{dialogue.dialogue_id}" for dialogue in material.dialogues]
