@@ -52,7 +52,7 @@ def elsewhere(url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("elsewhere")
-@pytest.mark.parametrize("file", ["docs/bus.md", "docs/catalog.md"])
+@pytest.mark.parametrize("file", ["docs/agents.md", "docs/bus.md", "docs/catalog.md"])
 def test_what_is_shown_prints_what_it_says(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     (source,) = blocks(file)
     expected = said(source)
