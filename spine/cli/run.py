@@ -86,19 +86,18 @@ def run(
     if check:
         show_agents(load_agents(targets, app_dir, start), chosen(output))
     elif workers > 1:
-        _supervise(
-            targets,
-            workers,
-            concurrency,
-            app_dir,
-            shutdown_timeout,
-            start,
-            log_level,
-            log_format,
-            parent,
-            url,
-            namespace,
-        )
+        options = {
+            "--app-dir": app_dir,
+            "--concurrency": concurrency,
+            "--shutdown-timeout": shutdown_timeout,
+            "--start": start,
+            "--log-level": log_level,
+            "--log-format": log_format,
+        }
+        given = [str(word) for option in options.items() if option[1] is not None for word in option]
+        command = [sys.executable, "-m", "spine", "run", *targets, *given]
+        log_to_stderr(log_level, "supervisor", as_json=log_format is LogFormat.JSON)
+        _supervise(command, workers, shutdown_timeout, parent, url, namespace)
     else:
         from spine.client import Spine
 
@@ -173,23 +172,13 @@ async def serve(
 
 
 def _supervise(
-    targets: list[str],
+    command: list[str],
     workers: int,
-    concurrency: int | None,
-    app_dir: Path,
     shutdown_timeout_s: float,
-    start: str | None,
-    log_level: LogLevel,
-    log_format: LogFormat,
     parent: int | None,
     url: str | None,
     namespace: str | None,
 ) -> None:
-    arguments = [*targets, "--app-dir", str(app_dir), "--shutdown-timeout", str(shutdown_timeout_s)]
-    arguments += ["--log-level", log_level, "--log-format", log_format]
-    arguments += ["--concurrency", str(concurrency)] if concurrency else []
-    arguments += ["--start", start] if start else []
-    command = [sys.executable, "-m", "spine", "run", *arguments]
     # A URL may hold a password: it goes by the environment, which only this user can read.
     given = {"SPINE_URL": url, "SPINE_NAMESPACE": namespace}
     environment = {**os.environ, **{name: value for name, value in given.items() if value}}
@@ -197,7 +186,6 @@ def _supervise(
     checked = subprocess.run([*command, "--check"], env=environment, stdout=subprocess.DEVNULL, check=False)
     if checked.returncode:
         raise typer.Exit(checked.returncode)
-    log_to_stderr(log_level, "supervisor", as_json=log_format is LogFormat.JSON)
     ended = execute(_keep_running(command, workers, environment, shutdown_timeout_s, parent, url, namespace))
     if ended.fatal is not None:
         raise typer.Exit(ended.fatal)
