@@ -168,6 +168,7 @@ async def _verify(spine: Spine, kind: Kind, target: str, app_dir: Path, looking:
                     keys += 1
                     events += one.events
                     faults += one.faults
+                    faults += [one.stored] if one.stored is not None else []
                     if not one.faults:
                         pure[one.key] = one.digests
                     progress.advance(events)

@@ -50,12 +50,14 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
         events: how many were folded.
         digests: of the state after each of them: the same in every process, or the fold depends on more than the log.
         faults: the first of each reducer and kind.
+        stored: that what is stored of this version is another state; ``None`` where it is the same, or nothing is.
     """
 
     key: str
     events: int
     digests: array[int]
     faults: list[Fault]
+    stored: Fault | None = None
 
 
 async def verify(
@@ -105,7 +107,16 @@ async def _verified(travel: TimeTravel[Any], kind: type[Reducing[Any]], key: str
         events=first.events,
         digests=first.digests,
         faults=sorted(faults.values(), key=lambda fault: fault.seq),
+        stored=None if faults else await _stored_otherwise(travel, kind, key, first.cell),
     )
+
+
+async def _stored_otherwise(travel: TimeTravel[Any], kind: type[Reducing[Any]], key: str, folded: Cell) -> Fault | None:
+    """Return the fault of a state that is had from what is stored, and is not what the whole log makes of it."""
+    if not folded.seq or (await travel.cell(key, folded.seq)).body == folded.body:
+        return None
+    what = f"is stored otherwise: what its reducers do has changed since, and version {kind.version} has not"
+    return Fault(key="" if key == WHOLE else key, seq=folded.seq, type="", reducer=kind.__name__, what=what)
 
 
 class _Fold:

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import random
+import types
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -188,6 +189,27 @@ async def test_a_global_projection_is_verified_as_one(spine: Spine) -> None:
     await spine.publish_many([Draft("money.in", {"amount": n}, key=f"k{n % 3}") for n in range(30)])
     ((one),) = await verified(spine, Whole)
     assert (one.key, one.events, one.faults) == ("", 30, [])
+
+
+class Total(BaseModel):
+    total: int = 0
+
+
+def counting(by: int, version: str) -> Any:
+    def count(self: Any, state: Total, event: Event[Any]) -> Total:
+        return Total(total=state.total + by)
+
+    body = {"name": "counting", "version": version, "count": reduces("money.in")(count)}
+    return types.new_class("Counting", (Projection[Total],), {}, lambda space: space.update(body))
+
+
+@pytest.mark.usefixtures("log")
+async def test_a_reducer_that_changed_under_its_version_is_found_by_what_is_stored(spine: Spine) -> None:
+    await spine.snapshot(counting(1, "1"), key="k1")
+    assert [one.stored for one in await verified(spine, counting(1, "1"), "k1")] == [None]
+    (changed,) = [one.stored for one in await verified(spine, counting(2, "1")) if one.stored is not None]
+    assert (changed.key, changed.seq, "version 1 has not" in changed.what) == ("k1", 29, True)
+    assert [one.stored for one in await verified(spine, counting(2, "2"), "k1")] == [None]
 
 
 @pytest.mark.usefixtures("log")
