@@ -62,95 +62,6 @@ if TYPE_CHECKING:
     from spine.timers import Scheduled
     from spine.worker import Worker, run
 
-_HOMES = {
-    "spine.agent": (
-        "Agent",
-        "on",
-    ),
-    "spine.catalog.types": (
-        "Catalog",
-        "EventType",
-    ),
-    "spine.client": ("Spine",),
-    "spine.coordination.answers": (
-        "Answer",
-        "Answers",
-        "best",
-        "collect",
-        "majority",
-    ),
-    "spine.coordination.fanout": ("AnswerStream",),
-    "spine.coordination.gate": (
-        "on_all",
-        "on_missing",
-    ),
-    "spine.coordination.handoff": ("Sequence",),
-    "spine.coordination.routing": (
-        "Decision",
-        "Router",
-        "confidence",
-        "field",
-        "rule",
-    ),
-    "spine.delivery.retry": ("Retry",),
-    "spine.errors": (
-        "CoordinationError",
-        "DecodeError",
-        "EmbeddedServerError",
-        "HandoffLimit",
-        "HandoffLoop",
-        "InvalidContext",
-        "InvalidInput",
-        "InvalidName",
-        "InvalidPayload",
-        "LateResponse",
-        "LeaseLost",
-        "Misconfigured",
-        "MissingResponse",
-        "NamespaceMismatch",
-        "NoHandler",
-        "NoRoute",
-        "NotDurable",
-        "NotOpen",
-        "ReducerFailed",
-        "ReplayGap",
-        "RequestCycle",
-        "RequestError",
-        "RequestFailed",
-        "RequestTimeout",
-        "ServerRefused",
-        "ServerUnreachable",
-        "SpineError",
-        "StateConflict",
-        "StateError",
-        "StreamBlocked",
-        "TooLarge",
-        "Unavailable",
-        "UnknownVersion",
-        "UnsupportedServer",
-    ),
-    "spine.events": (
-        "Context",
-        "Draft",
-        "Durability",
-        "Event",
-        "Hop",
-        "Priority",
-    ),
-    "spine.handling": ("Handling",),
-    "spine.log.subscriptions": ("Subscription",),
-    "spine.state.projection": ("Projection",),
-    "spine.state.fold": ("reduces",),
-    "spine.timers": ("Scheduled",),
-    "spine.past.timetravel": ("Step",),
-    "spine.catalog.upcast": ("upcasts",),
-    "spine.worker": (
-        "Worker",
-        "run",
-    ),
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-
 __all__ = [
     "Agent",
     "Answer",
@@ -222,6 +133,30 @@ __all__ = [
     "run",
     "upcasts",
 ]
+
+# Where the public names live; all others are errors.
+_HOMES = {
+    "spine.agent": "Agent on",
+    "spine.catalog.types": "Catalog EventType",
+    "spine.catalog.upcast": "upcasts",
+    "spine.client": "Spine",
+    "spine.coordination.answers": "Answer Answers best collect majority",
+    "spine.coordination.fanout": "AnswerStream",
+    "spine.coordination.gate": "on_all on_missing",
+    "spine.coordination.handoff": "Sequence",
+    "spine.coordination.routing": "Decision Router confidence field rule",
+    "spine.delivery.retry": "Retry",
+    "spine.events": "Context Draft Durability Event Hop Priority",
+    "spine.handling": "Handling",
+    "spine.log.subscriptions": "Subscription",
+    "spine.past.timetravel": "Step",
+    "spine.state.fold": "reduces",
+    "spine.state.projection": "Projection",
+    "spine.timers": "Scheduled",
+    "spine.worker": "Worker run",
+}
+_HOME = dict.fromkeys(__all__, "spine.errors")
+_HOME |= {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 from contextlib import aclosing
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from spine.cli.options import Output, Url
+from spine.cli.options import Durability, Output, Url
 from spine.cli.output import chosen, write_rows
 from spine.cli.progress import Progress
 from spine.cli.running import execute
@@ -22,19 +21,13 @@ COLUMNS = ("what", "count", "per_s", "p50_ms", "p99_ms", "p999_ms")
 FIGURES = 8
 
 
-class Survives(Enum):
-    """What an acknowledged publish has survived (see `spine.Spine`)."""
-
-    MEMORY = "memory"
-    DISK = "disk"
-    REPLICAS = "replicas"
-
-
 def bench(
     events: Annotated[int, typer.Option("--events", "-n", min=100, max=1_000_000, help="How many events.")] = 20_000,
     size: Annotated[int, typer.Option(min=0, max=500_000, help="Bytes of each payload.")] = 200,
     in_flight: Annotated[int, typer.Option(min=1, max=10_000, help="Publishes or requests awaited at once.")] = 256,
-    durability: Annotated[Survives, typer.Option(help="What an acknowledged publish has survived.")] = Survives.MEMORY,
+    durability: Annotated[
+        Durability, typer.Option(help="What an acknowledged publish has survived.")
+    ] = Durability.MEMORY,
     output: Output = None,
     url: Url = None,
     _namespace: Annotated[str | None, typer.Option("--namespace", hidden=True)] = None,  # taken, as by every command

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +13,9 @@ import typer
 from spine.cli.options import AppDir, Format, Namespace, Output, Url
 from spine.cli.output import Events, chosen, say
 from spine.cli.reloading import Reloading
-from spine.cli.run import Concurrency, Level, LogLevel, Start, load_agents
 from spine.cli.running import execute, log_to_stderr
 from spine.cli.signals import before, ending
+from spine.cli.worker_options import Concurrency, Level, LogLevel, Start, WorkerOptions, environment_of
 
 if TYPE_CHECKING:
     from spine.client import Spine
@@ -45,17 +44,16 @@ def dev(
     """
     from spine.client import Spine
 
+    options = WorkerOptions(targets or [], app_dir, concurrency, start, SHUTDOWN_TIMEOUT_S, log_level)
     if reload:
         _check_targets(targets)
-        given = {"SPINE_URL": url, "SPINE_NAMESPACE": namespace}
-        environment = {**os.environ, **{name: value for name, value in given.items() if value}}
+        environment = environment_of(url, namespace)
         # What Python compiles is told apart by whole seconds: two quick changes could look like one.
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        command = _worker(targets or [], concurrency, app_dir, start, log_level)
         agents = []
-        reloading = Reloading(command, app_dir, environment)
+        reloading = Reloading(options.command("--parent", str(os.getpid())), app_dir, environment)
     else:
-        agents = load_agents(targets or [], app_dir, start)
+        agents = options.load()
         reloading = None
     log_to_stderr(log_level, "dev")
 
@@ -69,17 +67,6 @@ def dev(
 def _check_targets(targets: list[str] | None) -> None:
     if not targets:
         raise typer.BadParameter("--reload needs agents to start")
-
-
-def _worker(
-    targets: list[str], concurrency: int | None, app_dir: Path, start: str | None, log_level: LogLevel
-) -> list[str]:
-    """Return the command that runs the agents in a process of their own."""
-    arguments = [*targets, "--app-dir", str(app_dir), "--shutdown-timeout", str(SHUTDOWN_TIMEOUT_S)]
-    arguments += ["--log-level", log_level, "--parent", str(os.getpid())]
-    arguments += ["--concurrency", str(concurrency)] if concurrency else []
-    arguments += ["--start", start] if start else []
-    return [sys.executable, "-m", "spine", "run", *arguments]
 
 
 async def _develop(

@@ -25,6 +25,14 @@ class Format(StrEnum):
     NDJSON = "ndjson"
 
 
+class Durability(StrEnum):
+    """What an acknowledged publish has survived (see `spine.Spine`)."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    REPLICAS = "replicas"
+
+
 def _checked_url(value: str | None) -> str | None:
     if value and not value.startswith(SCHEMES):
         raise typer.BadParameter(f"a server's URL starts with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}")

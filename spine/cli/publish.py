@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,7 @@ from spine.cli.drafts import (
     priority_of,
 )
 from spine.cli.exits import FAILED
-from spine.cli.options import Format, Namespace, Output, Url
+from spine.cli.options import Durability, Format, Namespace, Output, Url
 from spine.cli.output import Events, chosen, fail, say, write_rows
 from spine.cli.progress import Progress
 from spine.cli.running import PATIENCE_S, execute
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
     from spine.operations.ingest import BadLine, Report
 
 STDIN = "-"
-
-
-class Durability(StrEnum):
-    """What an acknowledged publish has survived."""
-
-    MEMORY = "memory"
-    DISK = "disk"
-    REPLICAS = "replicas"
 
 
 def publish(

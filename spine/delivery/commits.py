@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 from redis.exceptions import RedisError
 
-from spine.connection import Argument, NamespaceChanged, Server, StaleBatch, is_passing
+from spine.connection import Argument, NamespaceChanged, Server, StaleBatch
 from spine.delivery.calls import CommitCall
 from spine.errors import LeaseLost, ServerUnreachable, SpineError, StateConflict, StreamBlocked
 from spine.events import Event
@@ -252,8 +252,3 @@ def _tell(unit: Unit, error: BaseException | None) -> None:
 def _refuse(units: Sequence[Unit], error: BaseException) -> None:
     for unit in units:
         _tell(unit, error)
-
-
-def may_be_stored(error: BaseException) -> bool:
-    """Tell whether a commit that raised `error` may have been stored all the same."""
-    return is_passing(error) and getattr(error, "stored", False) is None
