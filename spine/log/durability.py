@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from spine.connection import Argument, Server
-from spine.errors import InvalidInput, NotDurable
+from spine.errors import InvalidInput, NotDurable, ServerUnreachable
 from spine.events import Durability
 
 DURABILITY_TIMEOUT_MS = 5_000
@@ -63,6 +63,16 @@ def confirmations(durability: Durability, touch: str | None) -> list[tuple[Argum
     else:
         commands.append(("WAIT", 1, DURABILITY_TIMEOUT_MS))
     return commands
+
+
+def check_not_demoted(replies: list[Any]) -> None:
+    """Raise `ServerUnreachable` when the server became a replica while it waited for durability.
+
+    What it had stored is gone where the new primary did not get it: the same batch, repeated there, settles that.
+    """
+    for reply in replies:
+        if isinstance(reply, ReadOnlyError) or (isinstance(reply, RedisError) and str(reply).startswith("UNBLOCKED")):
+            raise ServerUnreachable(f"the server stopped being the primary: {reply}", stored=None) from reply
 
 
 def unconfirmed(durability: Durability, replies: list[Any]) -> NotDurable | None:

@@ -29,7 +29,13 @@ from spine.errors import (
 from spine.events import Durability, Event
 from spine.log.calls import ScriptCall
 from spine.log.drafts import Prepared, Write
-from spine.log.durability import DURABILITY_TIMEOUT_MS, check_durability, confirmations, unconfirmed
+from spine.log.durability import (
+    DURABILITY_TIMEOUT_MS,
+    check_durability,
+    check_not_demoted,
+    confirmations,
+    unconfirmed,
+)
 from spine.log.streams import Streams
 
 MAX_EVENTS_A_CALL = 256
@@ -207,6 +213,7 @@ class Publisher:
                 replies = await self._server.evaluate(
                     self._server.writer, "append", call.keys, args, *around, timeout=timeout
                 )
+                check_not_demoted(replies[1:])
                 return call, replies
             except NamespaceChanged:
                 await self._server.reopen(known)

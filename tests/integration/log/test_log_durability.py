@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from spine import Draft, NotDurable
+from spine import Draft, NotDurable, Unavailable
 from spine.log import durability
 from spine.testing.servers import RedisServer
 from spine.testing.waiting import wait_until
@@ -100,6 +100,41 @@ async def test_a_replica_confirms_and_a_frozen_one_does_not(
         replica.cont()
         monkeypatch.setattr(durability, "DURABILITY_TIMEOUT_MS", 5_000)
         assert (await spine.publish("a.b", {"i": 12}, key="k")).payload == {"i": 12}
+        await spine.close()
+
+
+async def test_a_server_that_is_demoted_while_it_waits_is_not_said_to_have_the_event(
+    tmp_path: Path, connect: Any
+) -> None:
+    with (
+        RedisServer.start(tmp_path / "primary", config={"repl-diskless-sync-delay": "0"}) as primary,
+        RedisServer.start(tmp_path / "replica", config={"replicaof": f"127.0.0.1 {primary.port}"}) as replica,
+        redis.Redis.from_url(primary.url) as raw,
+        redis.Redis.from_url(replica.url) as copy,
+    ):
+        await wait_until(lambda: copy.info("replication")["master_link_status"] == "up", timeout=30)
+        spine = await connect(primary.url, durability="replicas")
+        await spine.publish("a.b", {"i": 1}, key="k")
+        spine.server.patience_s = 20.0
+        replica.pause()
+        publishing = asyncio.create_task(spine.publish("a.b", {"i": 2}, key="k"))
+        await wait_until(lambda: raw.get(spine.server.keys.seq) == b"2")
+        raw.replicaof("127.0.0.1", 1)
+        await asyncio.sleep(0.1)
+        raw.replicaof("NO", "ONE")  # primary again: the batch is known, and confirmed once the replica is back
+        replica.cont()
+        assert (await publishing).payload == {"i": 2}
+        assert [event.payload["i"] async for event in spine.replay()] == [1, 2]
+
+        spine.server.patience_s = 0.2
+        replica.pause()
+        publishing = asyncio.create_task(spine.publish("a.b", {"i": 3}, key="k"))
+        await wait_until(lambda: b"%d" % spine.server.highest_seen < raw.get(spine.server.keys.seq))
+        raw.replicaof("127.0.0.1", 1)
+        with pytest.raises(Unavailable) as error:
+            await publishing
+        assert error.value.stored is None  # the replica may have it or not
+        raw.replicaof("NO", "ONE")
         await spine.close()
 
 
