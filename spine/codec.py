@@ -208,6 +208,14 @@ def encode(envelope: Envelope, limit: int = DEFAULT_MAX_BYTES) -> bytes:
     return zlib.crc32(body).to_bytes(4, "big") + body
 
 
+def encode_event(event: Event[Any]) -> bytes:
+    """Return an event of the log as it stands there, whatever its size."""
+    envelope = Envelope(
+        FORMAT, event.id, event.type, event.key, event.source, event.payload, event.context, event.type_version
+    )
+    return encode(envelope, HARD_MAX_BYTES)
+
+
 def _too_large(envelope: Envelope, body: bytes, limit: int) -> TooLarge:
     return TooLarge(
         f"the event {envelope.type!r} has {len(body):,} bytes; the limit is {limit:,}. Store large content "

@@ -105,11 +105,15 @@ def read_scheduled(raw: bytes) -> tuple[Envelope, int] | None:
 
 def schedule_writes(drafts: Drafts, prepared: Prepared, due: int, since_ms: int = 0) -> tuple[Write, ...]:
     """Return the writes that put an event into the timetable; `since_ms` where no handling tells since when."""
-    keys = drafts.keys
     stored = encode_scheduled(prepared.topic, prepared.lane, prepared.partition, prepared.data, since_ms)
+    return timetable_writes(drafts.keys, prepared.envelope.id, stored, due)
+
+
+def timetable_writes(keys: Keys, name: str, stored: bytes, due: int) -> tuple[Write, ...]:
+    """Return the writes that put an entry into the timetable, and tell every client of it."""
     return (
-        Write("HSET", keys.scheduled, "hash", (prepared.envelope.id, stored)),
-        Write("ZADD", keys.due, "zset", (due, prepared.envelope.id)),
+        Write("HSET", keys.scheduled, "hash", (name, stored)),
+        Write("ZADD", keys.due, "zset", (due, name)),
         Write("XADD", keys.control, "stream", ("MAXLEN", "~", 100, "*", "due", due)),
     )
 

@@ -14,7 +14,7 @@ import msgspec
 from pydantic import BaseModel
 
 from spine.catalog.types import EventType
-from spine.codec import FORMAT, HARD_MAX_BYTES, Envelope, decode, encode
+from spine.codec import decode, encode_event
 from spine.declarations import check_patterns, marked
 from spine.delivery.retry import OnDead, Retry
 from spine.durations import Duration, in_seconds
@@ -312,10 +312,7 @@ _decode_round = msgspec.msgpack.Decoder(tuple[str, int]).decode
 
 
 def _pack(event: Event[Any]) -> bytes:
-    envelope = Envelope(
-        FORMAT, event.id, event.type, event.key, event.source, event.payload, event.context, event.type_version
-    )
-    return _encode(_Stored(event.seq, event.topic, event.ts_ms, encode(envelope, HARD_MAX_BYTES)))
+    return _encode(_Stored(event.seq, event.topic, event.ts_ms, encode_event(event)))
 
 
 def _unpack(raw: bytes) -> Event[Any]:

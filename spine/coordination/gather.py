@@ -23,13 +23,14 @@ from spine.log.drafts import Completed, Drafts, Prepared, Write
 from spine.log.streams import REPLIES
 from spine.names import check_type
 from spine.requests import gather_member
+from spine.timers import timetable_writes
 
 logger = logging.getLogger("spine")
 
 MAX_QUESTIONS = 2_000
 KEPT_MS = 7 * 24 * 3_600_000
 
-_COUNTS = (b"left", b"needed", b"gives_up")
+_COUNTS = ("left", "needed", "gives_up")
 
 
 class Gathering(msgspec.Struct, frozen=True, array_like=True):
@@ -118,9 +119,7 @@ class Gather:
         return (
             Write("HSET", state, "hash", counts),
             Write("PEXPIRE", state, "hash", (max(0, due_ms - now_ms) + KEPT_MS,)),
-            Write("HSET", keys.scheduled, "hash", (self._member, _encode(gathering))),
-            Write("ZADD", keys.due, "zset", (due, self._member)),
-            Write("XADD", keys.control, "stream", ("MAXLEN", "~", 100, "*", "due", due)),
+            *timetable_writes(keys, self._member, _encode(gathering), due),
         )
 
     @property
@@ -159,8 +158,7 @@ class Gatherings:
         _, partition, gather_id = member.split(":")
         state = self._server.keys.gather(int(partition), gather_id)
         gathering = _decode(raw)
-        fields = await self._server.command("HGETALL", state)
-        found = _answers(dict(zip(fields[::2], fields[1::2], strict=True)))
+        found = _answers(await self._server.hash(state))
         answers = outcome(gathering.asked, gathering.rule, found)
         return [self._result(gathering, answers)], [Write("DEL", state, "hash")]
 
@@ -184,7 +182,7 @@ class Gatherings:
         )
 
 
-def _answers(fields: dict[bytes, bytes]) -> dict[int, tuple[bool, Event[Any]]]:
+def _answers(fields: dict[str, bytes]) -> dict[int, tuple[bool, Event[Any]]]:
     found = {}
     for name, value in fields.items():
         if name in _COUNTS:

@@ -6,7 +6,7 @@ from collections.abc import Container
 from contextlib import aclosing
 from typing import Any
 
-from spine.codec import FORMAT, HARD_MAX_BYTES, Envelope, encode
+from spine.codec import encode_event
 from spine.connection import Argument
 from spine.delivery.records import Done
 from spine.events import Event
@@ -91,8 +91,5 @@ class ForkedTimetable:
 
 
 def _stored(event: Event[Any], partitions: int) -> bytes:
-    envelope = Envelope(
-        FORMAT, event.id, event.type, event.key, event.source, event.payload, event.context, event.type_version
-    )
     lane, partition = int(event.context.priority), partition_of(event.key, partitions)
-    return encode_scheduled(event.topic, lane, partition, encode(envelope, HARD_MAX_BYTES))
+    return encode_scheduled(event.topic, lane, partition, encode_event(event))
