@@ -22,7 +22,7 @@ from spine.cli.options import (
     split,
 )
 from spine.cli.output import Events, chosen, say
-from spine.cli.running import execute, opened
+from spine.cli.running import execute, following, opened
 
 if TYPE_CHECKING:
     from spine.client import Spine
@@ -49,7 +49,7 @@ def tail(
     start = optional_moment(after)
 
     async def run() -> None:
-        async with opened(url, namespace) as spine:
+        async with following(url, namespace) as spine:
             await _tail(spine, split(types), key, correlation, start, last, count, chosen(output))
 
     execute(run(), interrupted=DONE)
@@ -65,6 +65,8 @@ async def _tail(
     count: int | None,
     output: Format,
 ) -> None:
+    from spine.errors import Unavailable
+
     written = 0
     with Events(output, live=True) as events:
         if last:
@@ -75,12 +77,19 @@ async def _tail(
             after = newest[0].seq if newest else 0
         if count is not None and written >= count:
             return
-        async with aclosing(spine.tail(types=types, after=after, key=key, correlation=correlation)) as news:
-            async for event in news:
-                events.write(event)
-                written += 1
-                if written == count:
-                    return
+        seq = None
+        try:
+            async with aclosing(spine.tail(types=types, after=after, key=key, correlation=correlation)) as news:
+                async for event in news:
+                    events.write(event)
+                    seq = event.seq
+                    written += 1
+                    if written == count:
+                        return
+        except Unavailable:
+            if seq is not None:
+                say(f"stopped after seq {seq}; go on with --after {seq}")
+            raise
 
 
 def history(

@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PATIENCE_S = 2.0
+# What follows the log for hours outlasts a restart or a failover of the server.
+FOLLOWING_PATIENCE_S = 60.0
 
 
 def execute(command: Coroutine[Any, Any, T], *, interrupted: int = INTERRUPTED, fast: bool = False) -> T:
@@ -85,6 +88,14 @@ def opened(url: str | None, namespace: str | None) -> Spine:
     from spine.client import Spine
 
     return Spine(url, namespace=namespace, name="cli", patience_s=PATIENCE_S)
+
+
+@asynccontextmanager
+async def following(url: str | None, namespace: str | None) -> AsyncGenerator[Spine, None]:
+    """Yield the open client of a command that goes on until it is ended: once connected it is patient."""
+    async with opened(url, namespace) as spine:
+        spine.server.patience_s = FOLLOWING_PATIENCE_S
+        yield spine
 
 
 def log_to_stderr(level: str, name: str = "", *, as_json: bool = False) -> None:

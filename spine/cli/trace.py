@@ -12,7 +12,7 @@ import typer
 from spine.cli.exits import DONE, FAILED, INTERRUPTED
 from spine.cli.options import Format, Namespace, Output, Url
 from spine.cli.output import Records, chosen, destination, fail, printable, stdout, to_json
-from spine.cli.running import execute, opened
+from spine.cli.running import execute, following, opened
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -51,10 +51,11 @@ def trace(
         raise typer.BadParameter("--follow goes with a table or ndjson")
 
     async def run() -> None:
-        async with opened(url, namespace) as spine:
-            if follow:
+        if follow:
+            async with following(url, namespace) as spine:
                 await _follow(spine, correlation, chosen(output))
                 return
+        async with opened(url, namespace) as spine:
             found = await spine.trace(correlation)
         if not found.nodes:
             fail(f"no event has the correlation {correlation!r}", FAILED)

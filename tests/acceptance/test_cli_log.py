@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from spine_command import Cli, command
 
+from spine.testing.servers import RedisServer
+
 
 def ndjson(*records: object) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
@@ -148,6 +150,22 @@ def test_tail_shows_the_newest_and_then_what_comes_until_ctrl_c(cli: Cli) -> Non
     running.signal(signal.SIGINT)
     assert running.wait() == 0
     assert running.err == []
+
+
+def test_tail_outlasts_a_server_that_is_away_for_longer_than_a_command_waits(cli: Cli, tmp_path: Path) -> None:
+    with RedisServer.start(tmp_path / "server", appendonly=True, appendfsync="always") as server:
+        cli.env["SPINE_URL"] = server.url
+        cli("publish", "a.b", '{"n": 1}')
+        tail = cli.start("tail", "-n", "1")
+        tail.until(lambda: len(tail.out) == 1)
+        server.kill()
+        tail.until_said("interrupted")
+        assert cli("history").code == 4  # which waits for as long as a command does
+        server.restart()
+        cli("publish", "a.b", '{"n": 2}')
+        tail.until(lambda: len(tail.out) == 2)
+        tail.signal(signal.SIGINT)
+        assert tail.wait() == 0
 
 
 def test_history_is_filtered_and_says_how_to_see_more(cli: Cli) -> None:
