@@ -6,7 +6,7 @@ import re
 from datetime import datetime, time, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -99,6 +99,11 @@ def keep_of(text: str) -> timedelta | int | Literal["forever"]:
 def split(values: list[str] | None) -> tuple[str, ...]:
     """Return the values of an option that may be given several times and hold several, joined by commas."""
     return tuple(part for value in values or () for part in value.split(",") if part)
+
+
+def selection(types: list[str] | None, key: str | None, correlation: str | None) -> dict[str, Any]:
+    """Return which events are wanted, by the names that `Spine.replay`, `tail` and `history` have for it."""
+    return {"types": split(types), "key": key, "correlation": correlation}
 
 
 MOMENT = "a seq, -2h, or a time"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ from spine.cli.options import (
     Url,
     moment,
     optional_moment,
-    split,
+    selection,
 )
 from spine.cli.output import Events, chosen, say
 from spine.cli.running import execute, following, opened
@@ -50,16 +50,14 @@ def tail(
 
     async def run() -> None:
         async with following(url, namespace) as spine:
-            await _tail(spine, split(types), key, correlation, start, last, count, chosen(output))
+            await _tail(spine, selection(types, key, correlation), start, last, count, chosen(output))
 
     execute(run(), interrupted=DONE)
 
 
 async def _tail(
     spine: Spine,
-    types: tuple[str, ...],
-    key: str | None,
-    correlation: str | None,
+    selected: dict[str, Any],
     after: Moment | None,
     last: int,
     count: int | None,
@@ -70,7 +68,7 @@ async def _tail(
     written = 0
     with Events(output, live=True) as events:
         if last:
-            newest = await spine.history(types=types, key=key, correlation=correlation, limit=last)
+            newest = await spine.history(**selected, limit=last)
             for event in reversed(newest):
                 events.write(event)
                 written += 1
@@ -79,7 +77,7 @@ async def _tail(
             return
         seq = None
         try:
-            async with aclosing(spine.tail(types=types, after=after, key=key, correlation=correlation)) as news:
+            async with aclosing(spine.tail(**selected, after=after)) as news:
                 async for event in news:
                     events.write(event)
                     seq = event.seq
@@ -111,9 +109,8 @@ def history(
 
     async def run() -> None:
         async with opened(url, namespace) as spine:
-            found = await spine.history(
-                types=split(types), since=start, until=end, key=key, correlation=correlation, limit=limit + 1
-            )
+            selected = selection(types, key, correlation)
+            found = await spine.history(**selected, since=start, until=end, limit=limit + 1)
         with Events(chosen(output)) as events:
             for event in found[:limit]:
                 events.write(event)

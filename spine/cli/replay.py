@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from spine.cli.options import (
     Url,
     moment,
     optional_moment,
+    selection,
     split,
 )
 from spine.cli.output import Events, chosen, say
@@ -85,12 +86,12 @@ def replay(
         return
     _refuse({"--diff": diff, "--watch": watch, "--verify": verify}, "needs MODULE:AGENT")
     first, last = moment(after), optional_moment(end)
-    selected = [*sorted(split(types)), f"key={key}", f"correlation={correlation}"]
-    position = None if resume is None else Position(resume, " ".join(selected))
+    named = [*sorted(split(types)), f"key={key}", f"correlation={correlation}"]
+    position = None if resume is None else Position(resume, " ".join(named))
 
     async def run() -> None:
         async with opened(url, namespace) as spine:
-            await _replay(spine, split(types), key, correlation, first, last, position, chosen(output))
+            await _replay(spine, selection(types, key, correlation), first, last, position, chosen(output))
 
     execute(run())
 
@@ -103,9 +104,7 @@ def _refuse(given: dict[str, object], why: str = "is of a replay of events, not 
 
 async def _replay(
     spine: Spine,
-    types: tuple[str, ...],
-    key: str | None,
-    correlation: str | None,
+    selected: dict[str, Any],
     after: Moment,
     until: Moment | None,
     position: Position | None,
@@ -116,7 +115,7 @@ async def _replay(
     quiet = sys.stdout.isatty()
     with Events(output) as events, Progress("replaying", "events", total=end - first, quiet=quiet) as progress:
         try:
-            stream = spine.replay(after=first, until=end, types=types, key=key, correlation=correlation)
+            stream = spine.replay(**selected, after=first, until=end)
             async with aclosing(stream):
                 async for event in stream:
                     events.write(event)
