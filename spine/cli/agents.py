@@ -97,7 +97,9 @@ def remove(
 
 def lag(
     agent: Annotated[str | None, typer.Argument(help="Only this agent.")] = None,
-    most: Annotated[int | None, typer.Option("--max", help="End with 5 when an agent has more before it.")] = None,
+    most: Annotated[
+        int | None, typer.Option("--max", min=0, help="End with 5 when an agent has more before it.")
+    ] = None,
     output: Output = None,
     url: Url = None,
     namespace: Namespace = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,8 +51,12 @@ def dev(
         environment = environment_of(url, namespace)
         # What Python compiles is told apart by whole seconds: two quick changes could look like one.
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        command = options.command("--parent", str(os.getpid()))
+        checked = subprocess.run([*command, "--check"], env=environment, stdout=subprocess.DEVNULL, check=False)
+        if checked.returncode:
+            raise typer.Exit(checked.returncode)
         agents = []
-        reloading = Reloading(options.command("--parent", str(os.getpid())), app_dir, environment)
+        reloading = Reloading(command, app_dir, environment)
     else:
         agents = options.load()
         reloading = None

@@ -72,9 +72,9 @@ async def _tail(
             for event in reversed(newest):
                 events.write(event)
                 written += 1
+                if written == count:
+                    return
             after = newest[0].seq if newest else 0
-        if count is not None and written >= count:
-            return
         seq = None
         try:
             async with aclosing(spine.tail(**selected, after=after)) as news:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
@@ -94,6 +95,8 @@ class Ingest:
         size = 0
         for line in lines:
             self._read += 1
+            if self._read == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)  # editors put it there
             if not line.strip():
                 continue
             try:

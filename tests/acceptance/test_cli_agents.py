@@ -92,3 +92,4 @@ async def test_agents_and_lag(cli: Cli, spine: Spine) -> None:
     assert cli("agents", "remove", "shaky").code == 0
     assert cli("agents").rows == []
     assert cli("lag", "nobody").code == 2
+    assert cli("lag", "--max", "-1").code == 2

@@ -152,6 +152,17 @@ def test_tail_shows_the_newest_and_then_what_comes_until_ctrl_c(cli: Cli) -> Non
     assert running.err == []
 
 
+def test_tail_ends_after_so_many_also_among_the_newest(cli: Cli) -> None:
+    cli("publish", "a.b", "-", stdin=ndjson(*({"n": n} for n in range(4))))
+    assert [row["payload"]["n"] for row in cli("tail", "-n", "3", "--count", "2").rows] == [1, 2]
+    assert [row["payload"]["n"] for row in cli("tail", "-n", "3", "--count", "3").rows] == [1, 2, 3]
+
+
+def test_a_file_may_begin_as_some_editors_have_it_and_end_its_lines_as_others_do(cli: Cli) -> None:
+    done = cli("publish", "a.b", "-", stdin=b'\xef\xbb\xbf{"n": 1}\r\n{"n": 2}\r\n')
+    assert (done.code, done.rows[0]["stored"]) == (0, 2)
+
+
 def test_tail_outlasts_a_server_that_is_away_for_longer_than_a_command_waits(cli: Cli, tmp_path: Path) -> None:
     with RedisServer.start(tmp_path / "server", appendonly=True, appendfsync="always") as server:
         cli.env["SPINE_URL"] = server.url

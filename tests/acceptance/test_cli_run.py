@@ -332,6 +332,7 @@ def test_dev_reloads_code_that_changed_and_keeps_what_runs_while_it_cannot(cli: 
     assert dev.wait() == 0
     assert cli("agents").rows[0]["workers"] == []
     assert cli("dev", "--reload").code == 2
+    assert cli("dev", "--reload", "nowhere:Greeter").code == 3
 
 
 def test_a_request_shows_its_answer_and_its_parts_and_the_trace_says_who_handled_it(cli: Cli, tmp_path: Path) -> None:
