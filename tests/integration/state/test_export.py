@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -24,18 +22,7 @@ from spine import (
     Spine,
 )
 from spine.catalog.stored import load
-from spine.keys import Keys
 from spine.operations.transfer import Import
-
-
-@pytest.fixture
-async def other(raw: redis.asyncio.Redis) -> AsyncIterator[str]:
-    """Another namespace, deleted after the test."""
-    name = f"test-{secrets.token_hex(8)}"
-    yield name
-    found = [key async for key in raw.scan_iter(match=Keys(name).all(), count=1000)]
-    if found:
-        await raw.unlink(*found)
 
 
 async def fill(spine: Spine) -> list[Event[Any]]:

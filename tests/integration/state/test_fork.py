@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -29,16 +27,6 @@ from spine import (
 from spine.keys import Keys, partition_of
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
-
-
-@pytest.fixture
-async def other(raw: redis.asyncio.Redis) -> AsyncIterator[str]:
-    """Another namespace, deleted after the test."""
-    name = f"test-{secrets.token_hex(8)}"
-    yield name
-    found = [key async for key in raw.scan_iter(match=Keys(name).all(), count=1000)]
-    if found:
-        await raw.unlink(*found)
 
 
 async def dump(raw: redis.asyncio.Redis, namespace: str) -> dict[bytes, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,19 +11,9 @@ from ledger import Serve
 from tenacity import wait_fixed
 
 from spine import Agent, Event, Handling, Priority, Retry, Spine, on, on_all, on_missing
-from spine.keys import Keys, partition_of
+from spine.keys import partition_of
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
-
-
-@pytest.fixture
-async def other(raw: redis.asyncio.Redis) -> AsyncIterator[str]:
-    """Another namespace, deleted after the test."""
-    name = f"test-{secrets.token_hex(8)}"
-    yield name
-    found = [key async for key in raw.scan_iter(match=Keys(name).all(), count=1000)]
-    if found:
-        await raw.unlink(*found)
 
 
 class Joining(Agent[None]):

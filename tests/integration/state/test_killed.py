@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +118,6 @@ async def test_a_worker_killed_around_its_commit_of_state_and_snapshot(
         for one in await spine.snapshots(Often, key=f"k{n}"):
             assert one.events % 2 == 0
             assert await spine.reduce(Often, key=f"k{n}", at=one.seq) == await by_hand(spine, Often, f"k{n}", one.seq)
-
-
-@pytest.fixture
-async def other(raw: redis.asyncio.Redis) -> AsyncIterator[str]:
-    """Another namespace, deleted after the test."""
-    name = f"test-{secrets.token_hex(8)}"
-    yield name
-    found = [key async for key in raw.scan_iter(match=Keys(name).all(), count=1000)]
-    if found:
-        await raw.unlink(*found)
 
 
 async def contents(raw: redis.asyncio.Redis, namespace: str) -> dict[str, Any]:
