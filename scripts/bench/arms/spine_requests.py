@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -70,9 +71,10 @@ async def request_many(setup: Setup) -> Sample:
 async def requests_10k(setup: Setup) -> Sample:
     """All at once: how many were answered, with how many errors, over how many connections of the client."""
     async with connect(setup.redis_url) as redis, asker(setup) as ask:
-        peak = asyncio.create_task(_most_connections(redis), name="connections")
+        over = asyncio.Event()
+        peak = asyncio.create_task(_most_connections(redis, over), name="connections")
         results = await asyncio.gather(*(ask(number) for number in range(setup.count)), return_exceptions=True)
-        peak.cancel()
+        over.set()
         errors = [result for result in results if isinstance(result, BaseException)]
         sample = {
             "answered_share": (setup.count - len(errors)) / setup.count,
@@ -84,17 +86,17 @@ async def requests_10k(setup: Setup) -> Sample:
         return sample
 
 
-async def _most_connections(redis: Redis) -> int:
-    """Until cancelled: the highest number of connections that the server has from this process, but for `redis`."""
+async def _most_connections(redis: Redis, over: asyncio.Event) -> int:
+    """Until it is `over`: the highest number of connections that the server has from this process, but for `redis`."""
     most = 0
-    try:
-        while True:
-            ours = _local_ports()
-            clients = await redis.client_list()
-            most = max(most, sum(client["addr"].rpartition(":")[2] in ours for client in clients) - 1)
-            await asyncio.sleep(0.05)
-    except asyncio.CancelledError:
-        return most
+    while not over.is_set():
+        ours = _local_ports()
+        clients = await redis.client_list()
+        most = max(most, sum(client["addr"].rpartition(":")[2] in ours for client in clients) - 1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await over.wait()
+    return most
 
 
 def _local_ports() -> set[str]:
