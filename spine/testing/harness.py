@@ -148,7 +148,7 @@ class AgentHarness(Generic[StateT]):
         too long.
         """
         requests = [new_request_id() for _ in events]
-        start = await self.spine.reader.head()
+        start = await self.spine.head()
         stored = [await self._publish(_draft(given), request) for given, request in zip(events, requests, strict=True)]
         errors: list[str] = []
         await wait_until(lambda: self._settled(start, errors), self._timeout, f"{self._agent.name}'s handling")
@@ -200,13 +200,13 @@ class AgentHarness(Generic[StateT]):
 
     async def _settled(self, start: int, errors: list[str]) -> bool:
         """Tell whether every event that concerns the agent has come to an end, and collect what it failed on."""
-        reads, head = self._agent.reads(), await self.spine.reader.head()
+        reads, head = self._agent.reads(), await self.spine.head()
         mine = [event async for event in self.spine.replay(after=start) if reads(event.topic)]
         unfinished = {event.key for event in mine if await self._done(event) is None}
         if not all([await self._is_held(key) for key in unfinished]):
             return False
         errors[:] = await self._failures(start)
-        return head == await self.spine.reader.head()  # else something was emitted meanwhile
+        return head == await self.spine.head()  # else something was emitted meanwhile
 
     async def _done(self, event: Event[Any]) -> Done | None:
         keys, partition = self.spine.server.keys, partition_of(event.key, self.spine.server.partitions)
