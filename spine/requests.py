@@ -212,9 +212,10 @@ async def stream_parts(
     sending: asyncio.Task[Event[Any]], parts: asyncio.Queue[Event[Any]]
 ) -> AsyncGenerator[Event[Any], None]:
     """Yield the parts of an answer as they come, its final part last."""
+    getting: asyncio.Future[Event[Any]] = asyncio.get_running_loop().create_future()
     try:
         while not sending.done() or not parts.empty():
-            getting = asyncio.ensure_future(parts.get())
+            getting = asyncio.create_task(parts.get(), name="spine-request-part")
             await asyncio.wait({getting, sending}, return_when=asyncio.FIRST_COMPLETED)
             if getting.done():
                 yield getting.result()
@@ -222,8 +223,9 @@ async def stream_parts(
                 getting.cancel()
         yield sending.result()
     finally:
+        getting.cancel()
         sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
+        await asyncio.gather(getting, sending, return_exceptions=True)
 
 
 def waiting_name(agent: str, key: str) -> str:

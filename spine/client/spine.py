@@ -131,14 +131,17 @@ class Spine(Requesting, Past, Agents):
         return self
 
     async def close(self) -> None:
-        """Finish what is being published, stop listening and disconnect. Does nothing on a client that is not open."""
+        """Finish what is being published, stop listening and disconnect. Does nothing on a client that is not open.
+
+        What others begin meanwhile is refused.
+        """
         if not self.is_open:
             return
         for subscription in self._subscriptions:
             await subscription.stop()
-        await self.publisher.drain()
+        await self.publisher.close()
         await self.timers.close()
-        await self.committer.drain()
+        await self.committer.finish()
         await self.listener.close()
         await self.server.close()
         await self._leave_embedded()

@@ -19,6 +19,7 @@ from spine.delivery.calls import CommitCall
 from spine.errors import LeaseLost, ServerUnreachable, SpineError, StateConflict, StreamBlocked
 from spine.events import Event
 from spine.faults import fault
+from spine.link import ClientClosed
 from spine.log.calls import ScriptCall
 from spine.log.drafts import Prepared, Write
 from spine.log.streams import Streams
@@ -97,11 +98,15 @@ class Committer:
         self._batch = 0
         self._waiting: deque[Unit] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self.patience_s: float | None = None
         self.after_call: Callable[[], None] = lambda: None
 
     def submit(self, unit: Unit) -> None:
         """Hand over a unit; its `resolve` is called when it is stored or refused."""
+        if self._closed:
+            _tell(unit, ClientClosed("the client is closed. Nothing was stored."))
+            return
         self._waiting.append(unit)
         if self._task is None:
             self._task = asyncio.create_task(self._flush(), name="spine-committer")
@@ -144,6 +149,11 @@ class Committer:
         """Wait until everything handed over is stored or refused."""
         while self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def finish(self) -> None:
+        """Refuse what comes from now on; return when all else is stored or refused."""
+        self._closed = True
+        await self.drain()
 
     async def close(self, patience_s: float) -> None:
         """Wait until everything handed over is stored or refused; give up what is not after `patience_s`."""

@@ -27,6 +27,7 @@ from spine.errors import (
     TooLarge,
 )
 from spine.events import Durability, Event
+from spine.link import ClientClosed
 from spine.log.calls import ScriptCall
 from spine.log.drafts import Prepared, Write
 from spine.log.durability import (
@@ -86,6 +87,7 @@ class Publisher:
         self._waiting: deque[_Group] = deque()
         self._task: asyncio.Task[None] | None = None
         self._confirms: set[tuple[Durability, str]] = set()
+        self._closed = False
 
     async def append(
         self, events: Sequence[Prepared], durability: Durability = "memory", writes: Sequence[Write] = ()
@@ -122,6 +124,11 @@ class Publisher:
         while self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def close(self) -> None:
+        """Refuse what comes from now on; return when all else is stored or refused."""
+        self._closed = True
+        await self.drain()
+
     async def _check(self, durability: Durability) -> None:
         run = (durability, self._server.info.run_id)
         if run not in self._confirms:
@@ -129,6 +136,8 @@ class Publisher:
             self._confirms.add(run)
 
     def _add(self, group: _Group) -> None:
+        if self._closed:
+            raise ClientClosed("the client is closed. Nothing was stored.")
         self._waiting.append(group)
         if self._task is None:
             self._task = asyncio.create_task(self._flush(), name="spine-publisher")
