@@ -114,7 +114,6 @@ class Agent(Reducing[StateT]):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        _check_settings(cls)
         names = names_around(cls)
         cls.gates = tuple(gates_of(cls))
         cls.handlers = (
@@ -125,6 +124,7 @@ class Agent(Reducing[StateT]):
             gate.time_out_type: HandlerSpec(patterns=(gate.time_out_type,), function=gate, **gate.missing_options)
             for gate in cls.gates
         }
+        _check_settings(cls)
         _check_handlers(cls)
 
     @classmethod
@@ -186,5 +186,12 @@ def _check_settings(cls: type[Agent[Any]]) -> None:
         raise InvalidInput(f"{cls.__name__}: ageing_s is a number of seconds, 0 or more, not {cls.ageing_s!r}")
     if not is_count(cls.prefetch):
         raise InvalidInput(f"{cls.__name__}: prefetch is a number of events, 1 or more, not {cls.prefetch!r}")
+    start = cls.start
+    if (
+        start not in ("present", "beginning")
+        and not isinstance(start, datetime)
+        and not (type(start) is int and start >= 0)
+    ):
+        raise InvalidInput(f"{cls.__name__}: start is 'present', 'beginning', a seq or a datetime, not {start!r}")
     if cls.concurrency is not None and not is_count(cls.concurrency):
         raise InvalidInput(f"{cls.__name__}: concurrency is 1 or more, or None, not {cls.concurrency!r}")

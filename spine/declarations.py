@@ -47,9 +47,14 @@ def find(specs: tuple[SpecT, ...], event_type: str) -> SpecT | None:
 def marked(cls: type, mark: str) -> list[Any]:
     """Return the methods of `cls` that carry a mark; one that overrides a marked one without a mark hides it."""
     found: dict[str, Any] = {}
+    ours = [base for base in cls.__mro__ if base.__module__.startswith("spine.")]
     for base in reversed(cls.__mro__):
         for name, value in base.__dict__.items():
             if hasattr(value, mark):
+                if any(not hasattr(vars(other).get(name, value), mark) for other in ours):
+                    raise InvalidInput(
+                        f"{cls.__name__}.{name}: every agent has a {name!r} already, call yours otherwise"
+                    )
                 found[name] = value
             else:
                 found.pop(name, None)

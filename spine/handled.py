@@ -69,7 +69,7 @@ class Handled:
         context: its context; its session is the newest unless the handler asked for ``stale="handle"``.
         attempt: number of this attempt, from 1.
         redriven: the event comes back from the dead letters.
-        moved_on: the session was changed since the event was written.
+        moved_on: the session was changed since the event was written, or since what its writer knew of it.
         agent: name of the agent.
         events: what the commit is to store.
         writes: what else it is to write.
@@ -96,12 +96,15 @@ class Handled:
         self._begun_before = taken.attempt > 1 or taken.suspect or taken.redriven or taken.interrupted
         self.redriven = taken.redriven
         self.agent = host.name
-        self.moved_on = session.seq > event.context.session_seq and session.cause != (event.context.causation or -1)
+        newer = session.seq > event.context.session_seq and session.cause != (event.context.causation or -1)
+        # Who is no agent brings no session along: what changed before the event was stored did not change since.
+        brought_none = event.context.causation is None and not event.context.session_seq
+        self.moved_on = newer and not (brought_none and session.seq < event.seq)
         if not refresh or not session.seq:
             session = SessionState(event.context.session, event.context.session_seq)
         self._session_state = session
         self.context = event.context
-        if refresh and self.moved_on:
+        if refresh and newer:
             self.context = event.context.replace(session=session.values, session_seq=session.seq)
         self.events: list[Prepared] = []
         self.writes: list[Write] = []

@@ -33,7 +33,7 @@ class Handling(Asking):
         session: the session, read like a dict and changed with ``session.update(...)``.
         attempt: number of this attempt, from 1.
         redriven: the event comes back from the dead letters.
-        moved_on: the session was changed since the event was written.
+        moved_on: the session was changed since the event was written, or since what its writer knew of it.
         agent: name of the agent.
     """
 

@@ -165,6 +165,22 @@ def test_a_handler_that_would_never_run_is_refused_where_it_is_declared() -> Non
                 yield event
 
 
+def test_a_handler_that_would_hide_a_setting_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(InvalidInput, match=r"Starting.start: every agent has a 'start' already"):
+
+        class Starting(Agent):
+            name = "starting"
+
+            @on("a.b")
+            async def start(self, event: Event[Any]) -> None: ...  # type: ignore[assignment]
+
+    with pytest.raises(InvalidInput, match="start is 'present', 'beginning', a seq or a datetime, not 'begining'"):
+
+        class Misspelt(Agent):
+            name = "misspelt"
+            start = "begining"  # type: ignore[assignment]
+
+
 async def test_a_task_that_outlives_its_handler_is_told_that_its_words_would_be_lost(spine: Spine, serve: Any) -> None:
     refused: list[str] = []
     tasks: list[asyncio.Task[None]] = []
