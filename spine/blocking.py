@@ -40,7 +40,6 @@ READ_AHEAD = 1_000
 CALLBACKS = 64
 
 _clients: weakref.WeakSet[Spine] = weakref.WeakSet()
-_connected: set[Spine] = set()
 _left_behind: list[Any] = []
 _here = threading.local()
 
@@ -51,9 +50,13 @@ class _Background:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="spine-blocking", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="spine-blocking", daemon=True)
         self._thread.start()
         self._callbacks = ThreadPoolExecutor(CALLBACKS, "spine-callback", initializer=self._enter_callbacks)
+
+    def _serve(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
 
     def _enter_callbacks(self) -> None:
         _here.calls_back_for = self
@@ -93,8 +96,21 @@ class _Background:
         self.run(self._wind_up())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
         self._callbacks.shutdown(wait=getattr(_here, "calls_back_for", None) is not self)  # a callback may close it
+
+    def abandon(self, client: AsyncSpine) -> None:
+        """Have `client` closed and the thread end, and do not wait for it; for a finalizer, in whichever thread."""
+        with contextlib.suppress(RuntimeError):  # it ends at this very moment
+            self.soon(lambda: _left_behind.append(self._loop.create_task(self._close_and_end(client))))
+
+    async def _close_and_end(self, client: AsyncSpine) -> None:
+        try:
+            await client.close()
+        finally:
+            await self._wind_up()
+            self._callbacks.shutdown(wait=False)
+            self._loop.stop()
+            _left_behind.remove(asyncio.current_task())
 
     async def _wind_up(self) -> None:
         rest = asyncio.all_tasks() - {asyncio.current_task()}
@@ -249,8 +265,8 @@ def _iterating(
 class Spine:
     """A client of one namespace, for code without await; safe across threads and after fork.
 
-    Takes what `spine.Spine` takes. Usable at once: it connects with the first call. ``with`` closes it; a client that
-    lives as long as the process needs no closing.
+    Takes what `spine.Spine` takes. Usable at once: it connects with the first call. ``with`` closes it; one that is
+    dropped closes by itself, unless it has subscriptions, and so does one that lives as long as the process.
     """
 
     def __init__(self, url: str | None = None, **options: Any) -> None:
@@ -263,6 +279,7 @@ class Spine:
         self._opening = threading.Lock()
         self._opened: tuple[_Background, AsyncSpine] | None = None
         self._closed = False
+        self._dropped: weakref.finalize[..., Spine] | None = None
         _clients.add(self)
 
     def __enter__(self) -> Self:
@@ -284,7 +301,7 @@ class Spine:
         with self._opening:
             opened, self._opened = self._opened, None
             self._closed = True
-            _connected.discard(self)
+            self._not_dropped()
         if opened is not None:  # no more under the lock: a callback that is waited for may call this client
             background, client = opened
             try:
@@ -312,14 +329,19 @@ class Spine:
                     background.stop()
                     raise
                 self._opened = background, client
-                _connected.add(self)
+                self._dropped = weakref.finalize(self, background.abandon, client)
+                self._dropped.atexit = False
             return self._opened
+
+    def _not_dropped(self) -> None:
+        if self._dropped is not None:
+            self._dropped.detach()
 
     def _forget(self) -> None:
         """In the child of a fork: let go of the parent's thread and connections without touching them."""
         if self._opened is not None:
             _left_behind.append(self._opened)
-            _connected.discard(self)
+            self._not_dropped()
         self._opening = threading.Lock()
         self._opened = None
 
@@ -374,7 +396,7 @@ class Spine:
         """
         background, client = self._session()
 
-        async def in_a_thread(event: Event[Any]) -> None:
+        async def in_a_thread(event: Event[Any], of: Spine = self) -> None:  # as long as it runs, nobody dropped it
             await background.call_back(callback, event)
 
         return Subscription(background, background.run(client.subscribe(types, in_a_thread, after=after)))
@@ -383,7 +405,7 @@ class Spine:
 @atexit.register
 def _at_exit() -> None:
     """Runs after whatever else was to be done at exit since this was imported: that may use a client still."""
-    for client in list(_connected):
+    for client in [client for client in _clients if client.is_open]:
         with contextlib.suppress(SpineError, RuntimeError):  # by now the interpreter refuses new threads
             client.close()
 

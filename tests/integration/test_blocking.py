@@ -1,6 +1,7 @@
 """The client without await: the same names, from any thread, and after a fork."""
 
 import asyncio
+import gc
 import inspect
 import multiprocessing
 import os
@@ -34,6 +35,7 @@ from spine import (
     ServerUnreachable,
     SpineError,
     Worker,
+    blocking,
     on,
 )
 from spine.blocking import Spine
@@ -394,3 +396,34 @@ def test_a_callback_that_runs_on_may_call_the_client_that_is_being_closed(url: s
     assert began.wait(10)
     _finishes(client.close)
     assert told == ["the client is closed; `open` opens it again"]
+
+
+async def test_a_client_that_is_dropped_ends_its_thread_and_connections_unless_it_is_subscribed(
+    url: str, namespace: str
+) -> None:
+    def threads() -> int:
+        return sum(thread.name == "spine-blocking" for thread in threading.enumerate())
+
+    before = threads()
+    heard: list[int] = []
+
+    def use_and_drop() -> None:
+        client = Spine(url, namespace=namespace)
+        client.publish("a.b", key="k")
+        assert next(client.tail(after=0)).type == "a.b"
+
+    def subscribe_and_drop() -> None:
+        Spine(url, namespace=namespace).subscribe("a.c", lambda event: heard.append(event.seq))
+
+    for _ in range(3):
+        await asyncio.to_thread(use_and_drop)
+    gc.collect()
+    await wait_until(lambda: threads() == before)
+    await asyncio.to_thread(subscribe_and_drop)
+    gc.collect()
+    with Spine(url, namespace=namespace) as client:
+        event = client.publish("a.c", key="k")
+        await wait_until(lambda: heard == [event.seq])
+    for left in list(blocking._clients):
+        left.close()
+    await wait_until(lambda: threads() == before)
