@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime
@@ -14,7 +15,7 @@ import msgspec
 
 from spine.codec import decode
 from spine.connection import Server
-from spine.errors import DecodeError, NoHandler, RequestCycle, RequestFailed, RequestTimeout
+from spine.errors import DecodeError, InvalidInput, NoHandler, RequestCycle, RequestFailed, RequestTimeout
 from spine.events import Context, Event, ReplyTo, from_ms
 from spine.link import ClientClosed
 from spine.log.drafts import Completed, Drafts, Prepared, Write
@@ -28,6 +29,7 @@ DEFAULT_REQUEST_TIMEOUT_S = 30.0
 REPLY_TTL_MS = 300_000
 FAILED = "spine.request.failed"
 GATHER = "gather"
+_REQUEST_ID = re.compile("[0-9a-f]{32}")
 
 
 class EarlierFailed(Exception):
@@ -43,6 +45,15 @@ class _Waiter(msgspec.Struct, eq=False):
 
     final: asyncio.Future[Event[Any]]
     parts: asyncio.Queue[Event[Any]] | None = None
+
+
+def check_request_id(request_id: str) -> str:
+    """Return `request_id` when it is one. Raises `InvalidInput`."""
+    if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidInput(
+            f"a request id is 32 hex digits (secrets.token_hex(16)), not {request_id!r}. Nothing was stored."
+        )
+    return request_id
 
 
 def new_request_id() -> str:

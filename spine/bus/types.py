@@ -195,7 +195,9 @@ def type_name(event_type: EventTypeName) -> str:
         return plain(AgentEventType.__members__.get(event_type, event_type))
     if isinstance(event_type, type) and issubclass(event_type, EventType) and event_type.event_type:
         return event_type.event_type
-    raise InvalidName(f"{event_type!r} is not a type of event: give a name, or the class of its payload.")
+    raise InvalidName(
+        f"{event_type!r} is not a type of event: give a name, or the class of its payload. Nothing was stored."
+    )
 
 
 def type_names(event_types: EventTypeName | Iterable[EventTypeName]) -> list[str]:

@@ -27,7 +27,7 @@ from spine.events import Context, Draft, Event, Payload, Priority
 from spine.keys import partition_of
 from spine.log.drafts import Prepared
 from spine.names import check_key
-from spine.requests import DEFAULT_REQUEST_TIMEOUT_S, new_request_id, stream_parts
+from spine.requests import DEFAULT_REQUEST_TIMEOUT_S, check_request_id, new_request_id, stream_parts
 
 
 class Requesting(Parts):
@@ -58,7 +58,8 @@ class Requesting(Parts):
 
     async def request_draft(self, draft: Draft, *, timeout_s: float, request_id: str | None = None) -> Event[Any]:
         """Publish `draft` as a request and return the answer; see `request`."""
-        prepared = self._prepare_request(draft, request_id or new_request_id(), timeout_s)
+        chosen = new_request_id() if request_id is None else check_request_id(request_id)
+        prepared = self._prepare_request(draft, chosen, timeout_s)
         return await self.requests.send(self._append_request, prepared, timeout_s=timeout_s)
 
     async def request_stream(

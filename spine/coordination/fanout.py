@@ -71,6 +71,8 @@ def questions(type: str, items: Items, options: Options, *, base: str) -> list[Q
         return Draft(type, item, key, options.context, options.priority, to)
 
     one = isinstance(items, Mapping | BaseModel)
+    if not one and (isinstance(items, str | bytes) or not isinstance(items, Iterable)):
+        raise InvalidInput(f"ask with a payload or several payloads, not with {items!r}. Nothing was asked.")
     if isinstance(options.to, str) or options.to is None:
         listed: list[Any] = [items] if one else list(items)
         drafts = [draft(item, options.to, spread(base, place)) for place, item in enumerate(listed)]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from spine.catalog.types import EventType
+from spine.codec import normalise_payload
 from spine.errors import HandoffLimit, HandoffLoop, InvalidInput, RequestCycle
 from spine.events import Context, Draft, Event, Hop, Itinerary, Payload
 from spine.names import check_agent_name, check_type
-from spine.payloads import as_dict
 from spine.requests import waiting_name
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _work(handling: Handling, payload: Payload | None, type: str | None) -> tupl
     event = handling.received
     if type is None:
         type = payload.event_type if isinstance(payload, EventType) and payload.event_type else event.type
-    return type, event.payload if payload is None else as_dict(payload)
+    return type, event.payload if payload is None else normalise_payload(payload)
 
 
 def _pass_on(

@@ -224,6 +224,31 @@ async def test_a_task_that_outlives_its_handler_is_told_that_its_words_would_be_
     assert [event.type for event in await everything(spine)] == ["a.b", "a.c"]
 
 
+async def test_wrong_arguments_are_refused_as_such_whatever_they_are_given_to(spine: Spine, serve: Any) -> None:
+    told: list[str] = []
+
+    class Wrong(Recorder):
+        @on("a.b", retry=ONCE)
+        async def handle(self, event: Event[Any], ctx: Handling) -> None:
+            wrong: tuple[Any, ...] = ({1: 2}, {"n": 2**70}, {"text": "\udcff"}, {"what": object()})
+            for payload in wrong:
+                with pytest.raises(InvalidInput, match="Nothing was stored"):
+                    ctx.handoff("recorder", payload, type="a.c")
+            for items in (5, "text", b"raw"):
+                with pytest.raises(InvalidInput, match="Nothing was asked"):
+                    ctx.gather("a.c", items, then="a.d")  # type: ignore[arg-type]
+                with pytest.raises(InvalidInput, match="Nothing was asked"):
+                    await ctx.fan_out("a.c", items)  # type: ignore[arg-type]
+            told.append("all")
+
+    await serve(Wrong)
+    for request_id in ("", "x", "a b", "A" * 32, 5):
+        with pytest.raises(InvalidInput, match=r"32 hex digits.*Nothing was stored"):
+            await spine.request("a.b", request_id=request_id)  # type: ignore[arg-type]
+    await spine.publish("a.b", key="k")
+    await wait_until(lambda: told)
+
+
 async def test_more_than_one_commit_takes_fails_the_handler_alone(spine: Spine, serve: Any) -> None:
     class Eager(Recorder):
         @on("a.many", retry=ONCE)
