@@ -14,7 +14,9 @@ from spine.testing import Clock, wait_until
 @pytest.fixture(params=["memory", "embedded"])
 def spine_url(request: pytest.FixtureRequest) -> str:
     """Both kinds of server."""
-    return request.getfixturevalue("spine_memory_url" if request.param == "memory" else "url")
+    if request.param == "memory":
+        return request.getfixturevalue("spine_memory_url")
+    return request.getfixturevalue("spine_server").url
 
 
 class Diary(Agent):
