@@ -29,7 +29,7 @@ DEFAULT_REQUEST_TIMEOUT_S = 30.0
 REPLY_TTL_MS = 300_000
 FAILED = "spine.request.failed"
 GATHER = "gather"
-_REQUEST_ID = re.compile("[0-9a-f]{32}")
+_REQUEST_ID = re.compile("[0-9A-Za-z_-]{1,64}")
 
 
 class EarlierFailed(Exception):
@@ -51,7 +51,8 @@ def check_request_id(request_id: str) -> str:
     """Return `request_id` when it is one. Raises `InvalidInput`."""
     if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
         raise InvalidInput(
-            f"a request id is 32 hex digits (secrets.token_hex(16)), not {request_id!r}. Nothing was stored."
+            f"a request id has 1 to 64 letters, digits, - and _ (secrets.token_hex(16), a UUID), not {request_id!r}. "
+            "Nothing was stored."
         )
     return request_id
 

@@ -48,7 +48,7 @@ class Requesting(Parts):
         """Publish a request and return the answer, an event as well.
 
         After `timeout` (seconds or a timedelta), or the deadline of the context, nothing handles or answers it any
-        more. With a `request_id` of your own (32 hex digits, kept secret) `read_reply` reads the answer later, until
+        more. With a `request_id` of your own (a UUID, kept secret) `read_reply` reads the answer later, until
         its time to live ends.
 
         Raises `NoHandler`, `RequestTimeout`, `RequestFailed`, or what `publish` raises.

@@ -7,15 +7,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from spine.codec import decode_entry
-from spine.connection import Argument
 from spine.delivery.hand import Taken
-from spine.delivery.holds import Listed
 from spine.delivery.leases import Lease
 from spine.delivery.partition import Partition, Read, take_all
 from spine.delivery.stash import Stash
@@ -23,6 +19,7 @@ from spine.errors import DecodeError, LeaseLost, SpineError
 from spine.events import Priority
 from spine.log.streams import LANES, Stream
 from spine.names import matcher
+from spine.worker.entries import Entries
 from spine.worker.held import HeldKey, Waiting
 from spine.worker.room import Room
 
@@ -48,12 +45,12 @@ class Intake:
         self._agency = agency
         self._hand = agency.hand
         self._room = Room(agency)
+        self._entries = Entries(agency)
         self._reads = agency.agent.reads()
         self._wake = asyncio.Event()
         self._mine: dict[int, int] = {}  # seq in hand -> generation of the lease that it was taken under
         self._left_meanwhile: set[int] | None = None
         self._recover: set[int] = set()
-        self._stored = (datetime.min, 0.0)
         self.stash = Stash()
         self.starts: dict[str, int] = {}
         self.lanes: set[int] = set()
@@ -341,7 +338,7 @@ class Intake:
             new = self._decode_all(read, partition)
             if read.recheck:
                 with self._forgetting(new):
-                    handled = await self._handled_before(new, read, partition)
+                    handled = await self._entries.handled_before(new, read, partition)
                 for one in [one for one in new if one.event.seq in handled]:
                     self._agency.outcomes.acknowledge(one)
                     new.remove(one)
@@ -382,7 +379,7 @@ class Intake:
         mine, left, generation = self._mine, self._left_meanwhile or (), partition.lease.generation
         for entry in read.entries:
             try:
-                one = self._decode(read.stream, entry, partition, read.key)
+                one = self._entries.taken(read.stream, entry, partition, read.key)
             except DecodeError as error:  # whatever its number: an event that is in hand may have the same one
                 damaged.append((entry[0].decode(), error))
                 continue
@@ -394,45 +391,6 @@ class Intake:
             self._agency.outcomes.bury_damaged(damaged, read.stream, read.key, partition)
         return found
 
-    def _decode(self, stream: Stream, entry: Any, partition: Partition, key: str) -> Taken:
-        if entry is None or entry[1] is None:
-            raise DecodeError(f"an event of {stream.topic} was trimmed away before it was handled")
-        event = decode_entry(stream.topic, entry)
-        return Taken(
-            event=event,
-            order_key=event.key if self._agency.agent.ordering == "key" else f"{event.seq}",
-            order=event.seq,
-            partition=partition.number,
-            generation=partition.lease.generation,
-            lane=stream.lane,
-            stream=key,
-            number=stream.number,
-            since=self._since(event.ts),
-            size=len(entry[1][1]),
-        )
-
-    def _since(self, ts: datetime) -> float:
-        """Return when an event was stored, in monotonic seconds; many share their time."""
-        if ts is not self._stored[0]:
-            now = time.monotonic()
-            self._stored = (ts, min(now, now - self._agency.server.now_ms() / 1000 + ts.timestamp()))
-        return self._stored[1]
-
-    async def _handled_before(self, taken: list[Taken], read: Read, partition: Partition) -> set[int]:
-        """Return the seqs that are done or stand in a waiting list: a group that was made anew gives all again."""
-        server, held = self._agency.server, self._agency.held
-        asked = [one for one in taken if one.event.seq <= read.recheck]
-        keys = sorted({one.order_key for one in asked if one.order_key in held})
-        writes = held.writes(partition.number)
-        commands: list[tuple[Argument, ...]] = [("LRANGE", writes.waiting(key), 0, -1) for key in keys]
-        commands += [
-            ("HEXISTS", server.keys.done(self._agency.name, partition.number, one.event.seq), one.event.seq)
-            for one in asked
-        ]
-        replies = await server.commands(*commands)
-        done = {one.event.seq for one, found in zip(asked, replies[len(keys) :], strict=True) if found}
-        return done.union(*({Listed.parse(raw).seq for raw in listed} for listed in replies[: len(keys)]))
-
     async def admit_waiting(self, waiting: list[Waiting], partition: Partition, held: HeldKey, key: str) -> None:
         """Take the head of a waiting list into hand, in the order of the list; what cannot be read is given up."""
         taken: list[Taken] = []
@@ -441,7 +399,7 @@ class Intake:
             stream = await self._agency.spine.streams.get(one.listed.stream)
             source = self._agency.spine.streams.key(partition.number, stream)
             try:
-                each = self._decode(stream, one.entry, partition, source)
+                each = self._entries.taken(stream, one.entry, partition, source)
             except DecodeError as error:
                 if not taken:
                     self._agency.outcomes.bury_listed(one.listed, error, stream, partition, key)
