@@ -131,29 +131,34 @@ class Listener:
         self._position.setdefault(self.inbox, "0-0")
         keys = list(self._position)
         self._blocked_on = frozenset(keys)
-        epoch_reply, reply = await self._server.listener.call(
-            ("HGET", self._server.keys.meta, "epoch"),
+        # The epoch comes with what was waited for: asked for before, it would wake this process twice.
+        reply, epoch_reply = await self._server.listener.call(
             ("XREAD", "COUNT", COUNT, "BLOCK", BLOCK_MS, "STREAMS", *keys, *(self._position[key] for key in keys)),
+            ("HGET", self._server.keys.meta, "epoch"),
             timeout=BLOCK_MS / 1000 + 5.0,
         )
-        for answer in (epoch_reply, reply):
+        for answer in (reply, epoch_reply):
             if isinstance(answer, RedisError):
                 raise refused(answer) from answer
         self._blocked_on = frozenset()
-        self._note_epoch((epoch_reply or b"").decode())
-        for raw_key, entries in reply or ():
-            self._deliver(raw_key.decode(), entries)
-        await asyncio.sleep(0)  # who was told asks the server first: the next read is in no hurry
+        if self._is_of_this_epoch((epoch_reply or b"").decode()):
+            for raw_key, entries in reply or ():
+                self._deliver(raw_key.decode(), entries)
+        for _ in range(3):  # who was told goes on first, and what it begins and sends: the next read is in no hurry
+            await asyncio.sleep(0)
 
-    def _note_epoch(self, epoch: str) -> None:
-        if self._epoch and epoch != self._epoch:
+    def _is_of_this_epoch(self, epoch: str) -> bool:
+        """Tell whether the log is the one that was listened to; else everything is read from its beginning."""
+        known, self._epoch = self._epoch, epoch
+        if known and epoch != known:
             for key in self._position:
                 self._position[key] = "0-0"
             for watches in self._watches.values():
                 for watch in watches:
                     watch.position = "0-0"
             self._look_everywhere()
-        self._epoch = epoch
+            return False
+        return True
 
     def _deliver(self, key: str, entries: Entries) -> None:
         if key not in self._position:

@@ -16,12 +16,12 @@ class SlowServer:
         self.reads: list[tuple[frozenset[str], asyncio.Event]] = []
         self.pokes: list[asyncio.Event] = []
 
-    async def call(self, _epoch, read, timeout: float):
+    async def call(self, read, _epoch, timeout: float):
         streams = read[read.index("STREAMS") + 1 :]
         done = asyncio.Event()
         self.reads.append((frozenset(streams[: len(streams) // 2]), done))
         await done.wait()
-        return [b"e-1", None]
+        return [None, b"e-1"]
 
     async def commands(self, *_commands) -> None:
         done = asyncio.Event()
