@@ -13,7 +13,8 @@ from spine.log.drafts import Write
 if TYPE_CHECKING:
     from spine.delivery.commits import Unit
 
-KINDS = {"none": 0, "pending": 1, "waiting": 2, "head": 3, "due": 4}
+Scope = tuple[str, int, str, str]  # key of the lease, its generation, consumer group, consumer
+KINDS = {"none": 0, "pending": 1, "waiting": 2, "head": 3, "due": 4, "carried": 5}
 
 
 class CommitCall(ScriptCall):
@@ -23,7 +24,7 @@ class CommitCall(ScriptCall):
         """Return the arguments of `units` and of the streams that their events go to."""
         events = self.events([event for unit in units for event in unit.events])
         place = self.place
-        scopes: dict[tuple[str, int, str], int] = {}
+        scopes: dict[Scope, int] = {}
         commands: dict[tuple[str, str], int] = {}
         heads: list[int] = []
         write_heads: list[int] = []
@@ -31,7 +32,7 @@ class CommitCall(ScriptCall):
         for unit in units:
             held, done, writes = unit.held, unit.done, unit.writes
             kind = KINDS[held.kind]
-            scope = (unit.lease, unit.generation, held.group)
+            scope = (unit.lease, unit.generation, held.group, held.consumer)
             heads += (
                 kind,
                 scopes.setdefault(scope, len(scopes) + 1),
@@ -69,8 +70,8 @@ class CommitCall(ScriptCall):
         heads += (command, self.place(write.key), write.seq_of, len(values))
         body += values
 
-    def _scope_args(self, scopes: dict[tuple[str, int, str], int]) -> list[Argument]:
+    def _scope_args(self, scopes: dict[Scope, int]) -> list[Argument]:
         args: list[Argument] = [len(scopes)]
-        for lease, generation, group in scopes:
-            args += (self.place(lease) if lease else 0, generation, group)
+        for lease, generation, group, consumer in scopes:
+            args += (self.place(lease) if lease else 0, generation, group, consumer)
         return args

@@ -37,17 +37,19 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     """How the handled event is held, and so what is checked and given up by the commit.
 
     Attributes:
-        kind: ``pending`` in a consumer group, at the head of a ``waiting`` list (which it leaves, or with ``head``
-            stays at), ``due`` in the timetable, or ``none``.
+        kind: ``pending`` in a consumer group, or ``carried`` by a ring and taken by the commit; at the head of a
+            ``waiting`` list (which it leaves, or with ``head`` stays at), ``due`` in the timetable, or ``none``.
         source: key of the stream, list or timetable.
         reference: entry id, reference in the list, or member of the timetable.
-        group: consumer group, for ``pending``.
+        group: consumer group, for ``pending`` and ``carried``.
+        consumer: in whose name that group reads it.
     """
 
-    kind: Literal["pending", "waiting", "head", "due", "none"] = "none"
+    kind: Literal["pending", "carried", "waiting", "head", "due", "none"] = "none"
     source: str = ""
     reference: str = ""
     group: str = ""
+    consumer: str = ""
 
 
 class Unit(msgspec.Struct, gc=False, kw_only=True):

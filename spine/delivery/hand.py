@@ -34,6 +34,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
         attempt: number of this attempt to handle it, from 1.
         listed: how the waiting list names it, when it stands there.
         redriven: it comes back from the dead letters.
+        carried: a ring brought it, and no take: its commit takes it.
         passing: it runs, or failed, although its key is held.
         suspect: a worker died while it was in hand.
         deaths: how many of these deaths it was at work at, as far as is known.
@@ -59,6 +60,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     attempt: int = 1
     listed: str = ""
     redriven: bool = False
+    carried: bool = False
     passing: bool = False
     suspect: bool = False
     deaths: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -62,6 +63,7 @@ class Holding(msgspec.Struct, frozen=True):
     since_ms: int
 
 
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _encode_info = msgspec.json.Encoder().encode
 _decode_info = msgspec.json.Decoder(WorkerInfo).decode
 
@@ -86,6 +88,7 @@ class Leases:
         self._beat_s = min(BEAT_S, lease_s / 4)
         self._agents: dict[str, WorkerInfo] = {}
         self._held: dict[str, Lease] = {}
+        self._lasts_until: dict[str, float] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -123,6 +126,7 @@ class Leases:
     async def acquire(self, agent: str, version: str, partition: int) -> Lease | None:
         """Return the lease of a partition, ``None`` when another worker holds it."""
         key = self._server.keys.lease(agent, partition)
+        until = self._from_now()
         reply = await self._server.run("acquire", [key], [self._worker, version, self._lease_ms])
         if reply == 0:
             return None
@@ -130,7 +134,19 @@ class Leases:
         lease = Lease(agent, partition, key, int(generation), bool(clean), bool(first))
         with self._lock:
             self._held[key] = lease
+        self._lasts_until[key] = until
         return lease
+
+    def lasts(self, lease: Lease) -> bool:
+        """Tell whether a lease is held here and cannot have run out yet: no other worker can have it.
+
+        It goes by this machine's steady clock (one that goes on while the machine sleeps, where there is one), from
+        before the server was asked for it or for its renewal.
+        """
+        return self._held.get(lease.key) is lease and _steady_s() < self._lasts_until[lease.key]
+
+    def _from_now(self) -> float:
+        return _steady_s() + self._lease_ms / 1000
 
     async def release(self, lease: Lease, *, clean: bool = True) -> None:
         """Give a lease back at once; `clean` says that nothing pending was in hand when a worker died."""
@@ -190,6 +206,7 @@ class Leases:
         while not self._stop.wait(self._beat_s):
             with self._lock:
                 keys, args, leases = self._renewal(list(self._held.values()))
+            until = self._from_now()
             renew = script("renew")
             try:
                 try:
@@ -203,7 +220,9 @@ class Leases:
                 logger.exception("heartbeat")
                 continue
             for lease, ok in zip(leases, kept, strict=True):
-                if not ok:
+                if ok:
+                    self._lasts_until[lease.key] = until
+                else:
                     self._lost(lease)
         client.close()
 
@@ -241,6 +260,7 @@ async def survey(server: Server, agent: str) -> Survey:
         ),
     )
     now = clock.ms_of(time_reply)
+    server.note_time(now)
     workers: dict[str, WorkerInfo] = {}
     for i in range(0, len(raw), 2):
         until, _, info = raw[i + 1].partition(b" ")
@@ -265,6 +285,10 @@ async def expire_worker(server: Server, worker: str) -> int:
     for raw in names:
         count += await _give_up(server, worker, raw.decode(), range(server.partitions))
     return count
+
+
+def _steady_s() -> float:
+    return time.clock_gettime(_STEADY)
 
 
 async def _give_up(server: Server, worker: str, agent: str, cut_off: Collection[int]) -> int:

@@ -20,6 +20,7 @@ from spine.log.streams import LANES, Stream, Streams
 RECOVERY_PAGE = 500
 BYTES_A_CALL = 4 * 1024 * 1024
 NOT_READ, READ_TO_THE_END, MORE_TO_READ = range(3)
+_, GROUP_MADE, NO_STREAM = range(3)
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -54,6 +55,20 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     args: Sequence[Argument]
 
 
+class Carried(msgspec.Struct, frozen=True, gc=False):
+    """An event that came with the ring that told of it.
+
+    Attributes:
+        stream: which stream it stands in.
+        key: the stream's Redis key.
+        entry: as the stream has it.
+    """
+
+    stream: Stream
+    key: str
+    entry: list[Any]
+
+
 class Partition:
     """One partition that this worker holds for an agent.
 
@@ -82,8 +97,9 @@ class Partition:
         self._others: set[int] = set()
         self._position: dict[int, int] = {}
         self._recheck: dict[int, int] = {}
-        self._known: set[int] = set()
+        self._grouped: set[int] = set()
         self._rung: dict[int, tuple[float, int]] = {}
+        self._carrying: tuple[int, Any] | None = None
         self.lease = lease
         self.draining = False
         self.opened = False
@@ -131,18 +147,50 @@ class Partition:
             self._rung[number] = _NEWER_THAN_ALL
         self.unknown = True
 
-    def hear(self, rings: list[Any]) -> None:
-        """Note which streams were touched."""
-        for ring_id, fields in rings:
+    def hear(self, rings: list[Any]) -> bool:
+        """Note which streams were touched; tell whether there is anything to look at."""
+        news = False
+        for ring in rings:
+            ring_id, fields = ring
             if _id(ring_id) <= _id(self._heard.encode()):
                 continue
             for raw in fields[1].split(b","):
                 number = int(raw)
                 if number in self._subscribed:
+                    news = True
+                    self._carrying = (number, ring) if len(fields) > 2 and not self._position else None
                     self._position.setdefault(number, _seq(self._heard))
                     self._rung[number] = max(self._rung.get(number, _OLDEST), _id(ring_id))
                 elif number not in self._others:
-                    self.unknown = True
+                    news = self.unknown = True
+        return news
+
+    def carried(self) -> Carried | None:
+        """Return the event that the last ring brought along, if it comes next of all that is read here, else ``None``.
+
+        So it does when everything before was read: that ring is the only one that tells of news. A stream
+        without a group is left to a take, which makes it.
+        """
+        carrying, self._carrying = self._carrying, None
+        if carrying is None or self.unknown:
+            return None
+        number, (ring_id, fields) = carrying
+        is_next = len(self._position) == 1 and self._rung.get(number) == _id(ring_id) > _id(self._heard.encode())
+        if not is_next or number not in self._position or number not in self._grouped:
+            return None
+        stream = self._subscribed[number]
+        return Carried(stream, self._streams.key(self.number, stream), [ring_id, fields[2:]])
+
+    def brought(self, carried: Carried) -> None:
+        """What a ring carried is in hand, as if it had been read; it is still to be taken."""
+        self._heard = carried.entry[0].decode()
+        self._position[carried.stream.number] = _seq(self._heard)
+        self.head = max(self.head, _seq(self._heard))
+
+    def is_taken(self, number: int, seq: int) -> None:
+        """A commit takes the event `seq` that a ring of stream `number` carried: it is no news any more."""
+        if self._position.get(number) == seq >= self._rung.get(number, _OLDEST)[0]:
+            del self._position[number]
 
     def bounds(self) -> list[int]:
         """Return for each lane up to which seq every stream of it and of more urgent ones has been read."""
@@ -186,16 +234,14 @@ class Partition:
         self.head = head
         self._hear_newest_first(rings)
         reads = []
-        for number, (created, state, entries) in zip(ask.numbers, answers, strict=True):
+        for number, (group, state, entries) in zip(ask.numbers, answers, strict=True):
             if state == NOT_READ:
                 continue
-            if created:
-                self._group_was_made(number)
-            self._known.add(number)
+            self._look_at_group(number, group)
             if entries:
                 reads.append(self._read(number, entries))
             if state == READ_TO_THE_END and self._rung.get(number, _OLDEST) <= _id(self._heard.encode()):
-                del self._position[number]
+                self._position.pop(number, None)
             elif state == READ_TO_THE_END:  # it rang after it was read, and before it was known what was read
                 self._position[number] = self.head
             else:
@@ -233,23 +279,24 @@ class Partition:
                 (answer,), head = await _call(self._server, group, [ask])
                 if isinstance(answer, Exception):
                     raise answer
-                rings, (created, state, entries) = answer
+                rings, (group_state, state, entries) = answer
                 self.head = head
                 self._hear_newest_first(rings)
-                if created:
-                    self._group_was_made(number)
+                self._look_at_group(number, group_state)
+                if group_state == GROUP_MADE:
                     self._position[number] = 0
-                self._known.add(number)
                 if entries:
                     after = entries[-1][0].decode()
                     reads.append(self._read(number, entries))
                 more = state == MORE_TO_READ
         return reads
 
-    def _group_was_made(self, number: int) -> None:
-        """The group starts again: if there was one before, what it had handled comes a second time."""
-        if not self.lease.first or number in self._known:
+    def _look_at_group(self, number: int, state: int) -> None:
+        """Note whether a stream has a group. One made now starts again: what one before had handled comes twice."""
+        if state == GROUP_MADE and (not self.lease.first or number in self._grouped):
             self._recheck[number] = self.head
+        if state != NO_STREAM:
+            self._grouped.add(number)
 
     def _read(self, number: int, entries: list[Any]) -> Read:
         stream = self._subscribed[number]
@@ -262,11 +309,10 @@ class Partition:
 
     def args_of(self, ask: Ask, size: int) -> list[Argument]:
         """Return what ``take.lua`` is told for `ask`, which may bring about `size` bytes."""
-        consumer = f"p{self.number}"
         return [
             self.lease.generation,
             self._recovery,
-            consumer,
+            consumer_of(self.number),
             self._heard,
             size,
             *ask.budgets,
@@ -282,6 +328,11 @@ class Partition:
         else:
             self.hear(rings)
         self._heard = rings[0][0].decode()
+
+
+def consumer_of(partition: int) -> str:
+    """Return in whose name a partition is read: its own, so that a new holder finds what is pending as its own."""
+    return f"p{partition}"
 
 
 async def take_all(server: Server, group: str, asks: Sequence[Ask]) -> list[list[Read] | Exception]:

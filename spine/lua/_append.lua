@@ -83,8 +83,10 @@ local function register(streams)
   return table.concat(told, ',')
 end
 
--- Ring the bell of each partition touched: `used[i]` tells whether stream i got an event (all did where it is nil).
-local function ring(streams, used, last)
+-- Ring the bell of each partition touched: `used[i]` tells whether stream i got an event (all did where it is nil). An
+-- event that is appended alone is carried along, unless it is large: who hears of it need not fetch it.
+local CARRIED_BYTES = 4096
+local function ring(streams, used, last, ts, alone)
   local touched, order = {}, {}
   for i, stream in ipairs(streams) do
     if not used or used[i] then
@@ -98,7 +100,12 @@ local function ring(streams, used, last)
     end
   end
   for _, bell in ipairs(order) do
-    local rung = redis.pcall('XADD', bell, 'MAXLEN', '~', '100', entry_id(last), 's', table.concat(touched[bell], ','))
+    local numbers, rung = table.concat(touched[bell], ',')
+    if alone and #alone <= CARRIED_BYTES then
+      rung = redis.pcall('XADD', bell, 'MAXLEN', '~', '100', entry_id(last), 's', numbers, ts, alone)
+    else
+      rung = redis.pcall('XADD', bell, 'MAXLEN', '~', '100', entry_id(last), 's', numbers)
+    end
     if type(rung) == 'table' and rung.err then
       return redis.error_reply('SPINEBLOCKED ' .. bell .. ' ' .. rung.err)
     end

@@ -65,7 +65,8 @@ local function store(streams, first, ts)
       used[(places(heads, fresh[i] * 6 - 5))] = true
     end
   end
-  local failed = ring(streams, used, first + fresh_count - 1)
+  local alone = fresh_count == 1 and ARGV[before + (fresh and fresh[1] or 1)]
+  local failed = ring(streams, used, first + fresh_count - 1, ts, alone)
   if failed then
     return failed
   end

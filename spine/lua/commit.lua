@@ -6,7 +6,7 @@
 -- ARGV: epoch, batch number, TTL of the batch's memory in ms;
 --   the streams (see read_streams);
 --   n events of all units: the places of all, six bytes each (see places), then the data of each;
---   n scopes, each: place of a lease or 0, its generation, consumer group;
+--   n scopes, each: place of a lease or 0, its generation, consumer group, consumer;
 --   n commands, each: the command, the type that its key must have;
 --   n units: the heads of all (see read_unit), the heads of all their writes (see read_ops);
 --   then for each unit: the reference by which it is held, unless it is held by nothing: an entry id, an item at the head
@@ -28,8 +28,9 @@ at = at + event_count
 
 local scopes = {}
 for i = 1, num() do
-  local lease, generation, group = num(), arg(), arg()
-  scopes[i] = { lost = lease > 0 and redis.call('HGET', KEYS[lease], 'gen') ~= generation, group = group }
+  local lease, generation, group, consumer = num(), arg(), arg(), arg()
+  local lost = lease > 0 and redis.call('HGET', KEYS[lease], 'gen') ~= generation
+  scopes[i] = { lost = lost, group = group, consumer = consumer }
 end
 local commands = {}
 for i = 1, num() do
@@ -40,7 +41,7 @@ local ops_read, events_read = 0, 0
 
 -- The writes of a unit, as run_op takes them: eight bytes each name the command, the place of its key, which of the
 -- unit's events it goes with (from 1; 0 for none) and how many arguments it has.
-local NO_OPS = {}
+local NO_OPS, answers = {}, false
 local function read_ops(count)
   if count == 0 then
     return NO_OPS
@@ -50,6 +51,7 @@ local function read_ops(count)
     local a, b, c, d, e, f, g, h = byte(op_heads, ops_read * 8 + 1, ops_read * 8 + 8)
     ops_read = ops_read + 1
     local command, values = commands[a * 256 + b], {}
+    answers = answers or command[1] == 'answer'
     for j = 1, g * 256 + h do
       values[j] = arg()
     end
@@ -60,7 +62,7 @@ end
 
 -- Two bytes each: how it is held, its scope, the place of what it is held in, the place of its done record or 0, how
 -- many index lists are expected, how many events and how many writes it has.
-local NONE, PENDING, WAITING, HEAD, DUE = 0, 1, 2, 3, 4
+local NONE, PENDING, WAITING, HEAD, DUE, CARRIED = 0, 1, 2, 3, 4, 5
 local function read_unit(i)
   local a, b, c, d, e, f, g, h, j, k, l, m, n, o = byte(unit_heads, i * 14 - 13, i * 14)
   local held, done, expected = a * 256 + b, g * 256 + h, {}
@@ -79,14 +81,28 @@ end
 -- Index lists that earlier units of this call add to.
 local moved = {}
 
+local function is_pending(unit)
+  local pending = redis.pcall('XPENDING', unit.source, unit.scope.group, unit.id, unit.id, 1)
+  return not pending.err and #pending > 0
+end
+
+-- Take the event that the handler of the unit had from a ring, unless it was taken meanwhile.
+local function take(unit)
+  if is_pending(unit) then
+    return true
+  end
+  local group, consumer = unit.scope.group, unit.scope.consumer
+  local read = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', '1', 'STREAMS', unit.source, '>')
+  return read and not read.err and read[1][2][1][1] == unit.id
+end
+
 local function check(unit)
   if unit.scope.lost then
     return 'l'
   end
   -- The acknowledgement itself tells whether an event was pending; it has to be known earlier where others follow.
   if unit.held == PENDING and unit.events > 0 then
-    local pending = redis.pcall('XPENDING', unit.source, unit.scope.group, unit.id, unit.id, 1)
-    if pending.err or #pending == 0 then
+    if not is_pending(unit) then
       return 'p'
     end
   elseif (unit.held == WAITING or unit.held == HEAD) and redis.call('LINDEX', unit.source, 0) ~= unit.id then
@@ -109,6 +125,10 @@ local function check(unit)
       return 't'
     end
   end
+  -- Last, as it is a write. An event that is taken and not acknowledged loses nothing by it: it is pending.
+  if unit.held == CARRIED and not take(unit) then
+    return 'p'
+  end
   return 'y'
 end
 
@@ -119,7 +139,8 @@ local function append(accepted, first, ts)
   for _, place in ipairs(accepted) do
     used[(places(event_heads, place * 6 - 5))] = true
   end
-  local failed = ring(streams, used, first + #accepted - 1)
+  local alone = #accepted == 1 and not answers and ARGV[before + accepted[1]] -- the one who asked is told otherwise
+  local failed = ring(streams, used, first + #accepted - 1, ts, alone)
   if failed then
     return failed
   end
@@ -139,7 +160,7 @@ end
 
 -- Give up the handled event; false when it was not held any more.
 local function give_up(unit)
-  if unit.held == PENDING then
+  if unit.held == PENDING or unit.held == CARRIED then
     return call('XACK', unit.source, unit.scope.group, unit.id) == 1 or unit.events > 0
   elseif unit.held == WAITING then
     redis.call('LPOP', unit.source)

@@ -8,9 +8,10 @@
 --   new group starts after, its lane, how many of its lane are left (itself included), '1' to read one beyond the
 --   budget, '>' or an id (pending entries after it)
 -- Returns: {counter, time in ms, answer for each partition}; an answer is 0 when the lease is lost, text when an error
---   keeps the partition from being read, else {rings since (newest first), {created, read, entries} for each stream}:
---   created is 1 when the group had to be made now; read is 0 when the stream was not read, 1 when it was read to its end
+--   keeps the partition from being read, else {rings since (newest first), {group, read, entries} for each stream}:
+--   group is 0 when there was one, 1 when it had to be made now, and 2 when there is no stream yet; read is 0 when the stream was not read, 1 when it was read to its end
 --   and 2 when there may be more; entries is false when there are none.
+local THERE, MADE, NO_STREAM = 0, 1, 2
 local FIRST_PAGE = 32 -- sizes are not known before entries are read: the next page is larger when these are small
 
 local at = 2
@@ -74,17 +75,17 @@ local function take_stream(key)
   local count = room > 0 and math.floor(budgets[lane] / left) or 0
   if count < 1 then
     if must ~= '1' then
-      return { 0, 0, false }
+      return { THERE, 0, false }
     end
     count = 1
   end
-  local created = 0
+  local state_of_group = THERE
   local entries, state = read(key, count, from)
   if entries.err and string.sub(entries.err, 1, 7) == 'NOGROUP' then
-    entries, state = {}, 1
+    entries, state, state_of_group = {}, 1, NO_STREAM
     if redis.call('EXISTS', key) == 1 then
       redis.call('XGROUP', 'CREATE', key, group, start)
-      created = 1
+      state_of_group = MADE
       entries, state = read(key, count, from)
     end
   end
@@ -92,7 +93,7 @@ local function take_stream(key)
     return entries
   end
   budgets[lane] = budgets[lane] - #entries
-  return { created, state, #entries > 0 and entries }
+  return { state_of_group, state, #entries > 0 and entries }
 end
 
 local place = 2

@@ -187,6 +187,10 @@ class Agency:
         self.held.drop_partition(number)
         self.states.forget_partition(number)
 
+    def surely_holds(self, partition: Partition) -> bool:
+        """Tell whether no other worker can have a partition now, without asking the server."""
+        return self._leases.lasts(partition.lease)
+
     def is_ours(self, taken: Taken) -> bool:
         """Tell whether the lease that an event was taken under is still held."""
         partition = self.partitions.get(taken.partition)
@@ -206,8 +210,8 @@ class Agency:
             return
         if rings is None:
             partition.look_everywhere()
-        else:
-            partition.hear(rings)
+        elif not partition.hear(rings):
+            return
         self.intake.wake()
 
     def reload_holds(self, number: int) -> None:

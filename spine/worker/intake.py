@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from spine.delivery.hand import Taken
 from spine.delivery.leases import Lease
-from spine.delivery.partition import Partition, Read, take_all
+from spine.delivery.partition import Carried, Partition, Read, take_all
 from spine.delivery.stash import Stash
 from spine.errors import DecodeError, LeaseLost, SpineError
 from spine.events import Priority
@@ -65,6 +65,7 @@ class Intake:
             look.cancel()
             self._wake.clear()
             try:
+                await self._begin_what_rang()
                 self._look_where_nothing_rang()
                 await self._take_what_is_there()
                 failures = 0
@@ -73,6 +74,38 @@ class Intake:
                 _report(f"{self._agency.name} cannot take events", error, failures)
                 self._wake.set()
                 await asyncio.sleep(_pause_s(failures))
+
+    async def _begin_what_rang(self) -> None:
+        """Let events run that came with the rings that told of them: a lone one need not be asked for.
+
+        What its handler does not end at once is taken right after, as everything else; the commit of one that does end
+        takes it.
+        """
+        brought = []
+        for partition in self._agency.partitions.values():
+            carried = partition.carried()
+            if carried is not None and self._may_begin(partition):
+                one = self._of_ring(carried, partition)
+                if one is not None:
+                    brought.append((partition, partition.opening, [one]))
+        if brought:
+            await self._bring(brought)
+            await asyncio.sleep(0)
+
+    def _may_begin(self, partition: Partition) -> bool:
+        agency = self._agency
+        return not agency.rests and self._may_take(partition) and agency.surely_holds(partition)
+
+    def _of_ring(self, carried: Carried, partition: Partition) -> Taken | None:
+        """Return the event, ``None`` for what is no event: a take says so."""
+        try:
+            one = self._entries.taken(carried.stream, carried.entry, partition, carried.key)
+        except DecodeError:
+            return None
+        one.carried = True
+        self._mine[one.event.seq] = one.generation
+        partition.brought(carried)
+        return one
 
     def _look_where_nothing_rang(self) -> None:
         """Look at every stream now and then: what was not written by spine rings no bell."""
@@ -176,20 +209,34 @@ class Intake:
         """Take from several partitions in one call."""
         asks = [partition.ask(budgets, stalled=stalled) for partition, budgets in takes]
         opening = [partition.opening for partition, _ in takes]
-        found: list[list[Read] | Exception]
-        try:
-            found = await take_all(self._agency.server, self._agency.name, asks)
-        except Exception as error:
-            found = [error for _ in takes]
         brought = []
-        for (partition, _), reads, opened in zip(takes, found, opening, strict=True):
-            if isinstance(reads, Exception):
-                self._not_taken(partition, reads)
-                continue
+        with self._noting_what_leaves():
+            found: list[list[Read] | Exception]
             try:
-                brought.append((partition, opened, await self._decode_reads(reads, partition)))
+                found = await take_all(self._agency.server, self._agency.name, asks)
             except Exception as error:
-                self._not_taken(partition, error)
+                found = [error for _ in takes]
+            for (partition, _), reads, opened in zip(takes, found, opening, strict=True):
+                if isinstance(reads, Exception):
+                    self._not_taken(partition, reads)
+                    continue
+                try:
+                    brought.append((partition, opened, await self._decode_reads(reads, partition)))
+                except Exception as error:
+                    self._not_taken(partition, error)
+        await self._bring(brought)
+
+    @contextlib.contextmanager
+    def _noting_what_leaves(self) -> Iterator[None]:
+        """What leaves the hand inside the block may be in an answer given before that: it is not brought again."""
+        self._left_meanwhile = set()
+        try:
+            yield
+        finally:
+            self._left_meanwhile = None
+
+    async def _bring(self, brought: Sequence[tuple[Partition, int, list[Taken]]]) -> None:
+        """Bring to hand what was read, and let run what may."""
         try:
             await self._admit(brought)
         except Exception as error:
@@ -256,13 +303,13 @@ class Intake:
     async def _recover_partition(self, partition: Partition) -> None:
         """Bring to hand what is pending and not in hand: of an earlier holder, or of a call whose reply was lost."""
         opening, agency = partition.opening, self._agency
-        self._left_meanwhile = set()
         try:
             if not partition.opened and not await self._learn_holds(partition):
                 self.recover(partition.number)
                 return
-            reads = await partition.recover(agency.name)
-            taken = await self._decode_reads(reads, partition)
+            with self._noting_what_leaves():
+                reads = await partition.recover(agency.name)
+                taken = await self._decode_reads(reads, partition)
             for one in taken:
                 partition.suspects.look_at(one, cut_off=partition.suspects.cut_off)
             await self._admit([(partition, opening, taken)])
@@ -277,8 +324,6 @@ class Intake:
                     agency.held.opened(partition)
                 partition.opened, partition.suspects.cut_off = True, False
                 self._set_bounds(partition)
-        finally:
-            self._left_meanwhile = None
 
     async def _learn_holds(self, partition: Partition) -> bool:
         """Read what is held in a partition that is being opened; false when something was committed meanwhile.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from spine.delivery.commits import Committer, Held, NoLongerPending, Resolve, Unit
 from spine.delivery.hand import Taken
 from spine.delivery.holds import FOREVER, Hold, HoldWrites, Listed
-from spine.delivery.partition import Partition
+from spine.delivery.partition import Partition, consumer_of
 from spine.delivery.records import DeadLetter, Done
 from spine.errors import DecodeError, LeaseLost
 from spine.failures import said
@@ -245,6 +245,8 @@ class Outcomes:
         done: tuple[str, str] | None = None,
     ) -> None:
         self._count(taken.partition)
+        if held.kind == "carried" and self._agency.is_ours(taken):
+            self._agency.partitions[taken.partition].is_taken(taken.number, taken.event.seq)
         self._committer.submit(
             Unit(
                 resolve=resolve,
@@ -321,4 +323,5 @@ class Outcomes:
         """Return how the commit of `taken` finds it held."""
         if taken.source == "waiting":
             return Held("waiting", self._holds(taken).waiting(taken.order_key), taken.reference)
-        return Held("pending", taken.stream, f"{taken.event.seq}-0", self._agency.name)
+        kind: Literal["carried", "pending"] = "carried" if taken.carried else "pending"
+        return Held(kind, taken.stream, f"{taken.event.seq}-0", self._agency.name, consumer_of(taken.partition))
