@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from spine.connection import Argument
 from spine.keys import Keys
 from spine.log.drafts import Prepared, Write
-from spine.log.streams import Streams, stream_name
+from spine.log.streams import Streams
 
 
 class ScriptCall:
@@ -68,12 +68,10 @@ class ScriptCall:
         return [len(prepared), heads, *[event.data for event in prepared]]
 
     def _add_stream(self, partition: int, lane: int, topic: str) -> int:
-        name = stream_name(lane, topic)
-        number = self._streams.number_of(name)
-        if number is None:
-            number = 0
+        key, name, number = self._streams.address(partition, lane, topic)
+        if not number:
             self._unknown.append(name)
-        self.keys.append(self._keys.log(partition, lane, topic))
+        self.keys.append(key)
         self._stream_heads += (len(self.keys), self._bell(partition), partition, number >> 16, number & 0xFFFF)
         self._stream_names.append(name)
         place = self._stream_places[partition, lane, topic] = len(self._stream_names)

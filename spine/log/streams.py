@@ -9,6 +9,7 @@ from spine.events import Priority
 
 REPLIES = "spine.replies"
 SESSIONS = "spine.session"
+ADDRESSES_AT_HAND = 20_000
 
 
 class Stream(msgspec.Struct, frozen=True, gc=False):
@@ -42,6 +43,7 @@ class Streams:
         self._server = server
         self._by_number: dict[int, Stream] = {}
         self._by_name: dict[str, Stream] = {}
+        self._addresses: dict[tuple[int, int, str], tuple[str, str, int]] = {}
         self._epoch = ""
 
     def __len__(self) -> int:
@@ -78,6 +80,19 @@ class Streams:
         """Drop everything: the namespace is another one."""
         self._by_number.clear()
         self._by_name.clear()
+        self._addresses.clear()
+
+    def address(self, partition: int, lane: int, topic: str) -> tuple[str, str, int]:
+        """Return key, name and number of the stream of a topic in a partition; 0 where its number is not known here."""
+        found = self._addresses.get((partition, lane, topic))
+        if found is None:
+            name = stream_name(lane, topic)
+            found = (self._server.keys.log(partition, lane, topic), name, self.number_of(name) or 0)
+            if found[2]:
+                if len(self._addresses) >= ADDRESSES_AT_HAND:
+                    self._addresses.clear()
+                self._addresses[partition, lane, topic] = found
+        return found
 
     async def refresh(self) -> None:
         """Read the streams of the namespace from the server."""

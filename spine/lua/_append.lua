@@ -51,34 +51,46 @@ local function remember_batch(batch, ttl, reply)
   redis.call('SET', KEYS[5], batch .. ' ' .. reply, 'PX', ttl)
 end
 
--- {key, bell, partition, sid, name} for each stream that the events go to. Two bytes each: the places of its key and of
--- its bell, its partition; then four of its number, 0 where the client does not know it: its name follows. Numbers are
--- kept as text, as they are written into many entries.
+-- The streams that the events go to, by their places: key, bell, partition, number. A list for each, as a table for each
+-- stream costs more than all else that is done for one. Numbers are kept as text, as they are written into many entries.
+local stream_keys, bells, partitions, sids, unnumbered = {}, {}, {}, {}, {}
+
+-- Read them: ten bytes each, two of the place of its key, of its bell and of its partition, four of its number: 0 where
+-- the client does not know it, its name follows then.
 local function read_streams()
-  local streams, count, heads = {}, num(), arg()
+  local count, heads = num(), arg()
+  local texts, at = {}, 1
   for i = 1, count do
-    local a, b, c, d, e, f, g, h, j, k = byte(heads, i * 10 - 9, i * 10)
-    local number = ((g * 256 + h) * 256 + j) * 256 + k
-    streams[i] = {
-      key = KEYS[a * 256 + b], bell = KEYS[c * 256 + d], partition = format('%d', e * 256 + f),
-      sid = number > 0 and format('%d', number), name = number == 0 and arg(),
-    }
+    local a, b, c, d, e, f, g, h, j, k = byte(heads, at, at + 9)
+    at = at + 10
+    local partition, number = e * 256 + f, ((g * 256 + h) * 256 + j) * 256 + k
+    local text = texts[partition]
+    if not text then
+      text = format('%d', partition)
+      texts[partition] = text
+    end
+    stream_keys[i], bells[i], partitions[i] = KEYS[a * 256 + b], KEYS[c * 256 + d], text
+    if number > 0 then
+      sids[i] = format('%d', number)
+    else
+      sids[i] = ''
+      unnumbered[#unnumbered + 1] = { i, arg() }
+    end
   end
-  return streams
 end
 
 -- Give a number to each stream that the client does not know. Returns them as `place=sid` pairs joined by commas.
-local function register(streams)
+local function register()
   local told = {}
-  for i, stream in ipairs(streams) do
-    if not stream.sid then
-      stream.sid = redis.call('HGET', KEYS[4], stream.name)
-      if not stream.sid then
-        stream.sid = string.format('%d', redis.call('HLEN', KEYS[4]) + 1)
-        redis.call('HSET', KEYS[4], stream.name, stream.sid)
-      end
-      told[#told + 1] = i .. '=' .. stream.sid
+  for _, stream in ipairs(unnumbered) do
+    local i, name = stream[1], stream[2]
+    local sid = redis.call('HGET', KEYS[4], name)
+    if not sid then
+      sid = format('%d', redis.call('HLEN', KEYS[4]) + 1)
+      redis.call('HSET', KEYS[4], name, sid)
     end
+    sids[i] = sid
+    told[#told + 1] = i .. '=' .. sid
   end
   return table.concat(told, ',')
 end
@@ -86,17 +98,18 @@ end
 -- Ring the bell of each partition touched: `used[i]` tells whether stream i got an event (all did where it is nil). An
 -- event that is appended alone is carried along, unless it is large: who hears of it need not fetch it.
 local CARRIED_BYTES = 4096
-local function ring(streams, used, last, ts, alone)
+local function ring(used, last, ts, alone)
   local touched, order = {}, {}
-  for i, stream in ipairs(streams) do
+  for i = 1, #bells do
     if not used or used[i] then
-      local list = touched[stream.bell]
+      local bell = bells[i]
+      local list = touched[bell]
       if not list then
         list = {}
-        touched[stream.bell] = list
-        order[#order + 1] = stream.bell
+        touched[bell] = list
+        order[#order + 1] = bell
       end
-      list[#list + 1] = stream.sid
+      list[#list + 1] = sids[i]
     end
   end
   for _, bell in ipairs(order) do
@@ -121,23 +134,23 @@ local function undo(stream, by_key, by_correlation, id, steps)
   if steps > 1 then
     redis.pcall('RPOP', KEYS[by_key])
   end
-  redis.pcall('XDEL', stream.key, id)
+  redis.pcall('XDEL', stream_keys[stream], id)
 end
 
 -- Store one event and name it in its indexes. Returns the error that names the key in the way, else nil.
 local function put(stream, by_key, by_correlation, id, ts, data)
-  local done = call('XADD', stream.key, id, ts, data)
+  local done = call('XADD', stream_keys[stream], id, ts, data)
   if type(done) == 'table' then
-    return redis.error_reply('SPINEBLOCKED ' .. stream.key .. ' ' .. done.err)
+    return redis.error_reply('SPINEBLOCKED ' .. stream_keys[stream] .. ' ' .. done.err)
   end
-  local reference = id .. ':' .. stream.sid
+  local reference = id .. ':' .. sids[stream]
   done = call('RPUSH', KEYS[by_key], reference)
   if type(done) == 'table' then
     undo(stream, by_key, by_correlation, id, 1)
     return redis.error_reply('SPINEBLOCKED ' .. KEYS[by_key] .. ' ' .. done.err)
   end
   if by_correlation > 0 then
-    done = call('RPUSH', KEYS[by_correlation], reference .. ':' .. stream.partition)
+    done = call('RPUSH', KEYS[by_correlation], reference .. ':' .. partitions[stream])
     if type(done) == 'table' then
       undo(stream, by_key, by_correlation, id, 2)
       return redis.error_reply('SPINEBLOCKED ' .. KEYS[by_correlation] .. ' ' .. done.err)

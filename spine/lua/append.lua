@@ -16,7 +16,7 @@ local known = guard_batch(epoch, batch)
 if known then
   return known
 end
-local streams = read_streams()
+read_streams()
 local count, heads = num(), arg()
 local before = at
 at = at + count
@@ -50,14 +50,14 @@ end
 local fresh_count = fresh and #fresh or count
 
 -- Take out again what was written of the first `n` events.
-local function undo_all(streams, first, n)
+local function undo_all(first, n)
   for i = n, 1, -1 do
     local stream, by_key, by_correlation = places(heads, (fresh and fresh[i] or i) * 6 - 5)
-    undo(streams[stream], by_key, by_correlation, string.format('%.0f', first + i - 1), 3)
+    undo(stream, by_key, by_correlation, string.format('%.0f', first + i - 1), 3)
   end
 end
 
-local function store(streams, first, ts)
+local function store(first, ts)
   local used
   if fresh then
     used = {}
@@ -66,16 +66,16 @@ local function store(streams, first, ts)
     end
   end
   local alone = fresh_count == 1 and ARGV[before + (fresh and fresh[1] or 1)]
-  local failed = ring(streams, used, first + fresh_count - 1, ts, alone)
+  local failed = ring(used, first + fresh_count - 1, ts, alone)
   if failed then
     return failed
   end
   for i = 1, fresh_count do
     local place = fresh and fresh[i] or i
     local stream, by_key, by_correlation = places(heads, place * 6 - 5)
-    failed = put(streams[stream], by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
+    failed = put(stream, by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
     if failed then
-      undo_all(streams, first, i - 1)
+      undo_all(first, i - 1)
       return failed
     end
   end
@@ -92,17 +92,17 @@ end
 
 local first = redis.call('INCRBY', KEYS[2], fresh_count) - fresh_count + 1
 local ts = stamp()
-local registered = register(streams)
+local registered = register()
 if fresh_count > 0 then
-  local failed = store(streams, first, ts)
+  local failed = store(first, ts)
   if failed then
     return failed
   end
 end
 for _, item in ipairs(remember) do
   local seq = first + (offset and offset[item[1]] or item[1]) - 1
-  local stream = streams[(places(heads, item[1] * 6 - 5))]
-  redis.call('SET', item[2], string.format('%.0f:', seq) .. stream.sid .. ':' .. ts, 'PX', item[3])
+  local sid = sids[(places(heads, item[1] * 6 - 5))]
+  redis.call('SET', item[2], string.format('%.0f:', seq) .. sid .. ':' .. ts, 'PX', item[3])
 end
 for _, op in ipairs(ops) do
   local place = op[4]

@@ -21,7 +21,7 @@ local known = guard_batch(epoch, batch)
 if known then
   return known
 end
-local streams = read_streams()
+read_streams()
 local event_count, event_heads = num(), arg()
 local before = at
 at = at + event_count
@@ -140,17 +140,17 @@ local function append(accepted, first, ts)
     used[(places(event_heads, place * 6 - 5))] = true
   end
   local alone = #accepted == 1 and not answers and ARGV[before + accepted[1]] -- the one who asked is told otherwise
-  local failed = ring(streams, used, first + #accepted - 1, ts, alone)
+  local failed = ring(used, first + #accepted - 1, ts, alone)
   if failed then
     return failed
   end
   for i, place in ipairs(accepted) do
     local stream, by_key, by_correlation = places(event_heads, place * 6 - 5)
-    failed = put(streams[stream], by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
+    failed = put(stream, by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
     if failed then
       for j = i - 1, 1, -1 do
         stream, by_key, by_correlation = places(event_heads, accepted[j] * 6 - 5)
-        undo(streams[stream], by_key, by_correlation, format('%.0f', first + j - 1), 3)
+        undo(stream, by_key, by_correlation, format('%.0f', first + j - 1), 3)
       end
       return failed
     end
@@ -190,7 +190,7 @@ local given, first, registered = nil, 0, ''
 if #accepted > 0 then
   given = redis.call('INCRBY', KEYS[2], #accepted) - #accepted
   first = given + 1
-  registered = register(streams)
+  registered = register()
   local failed = append(accepted, first, ts)
   if failed then
     return failed
