@@ -72,7 +72,7 @@ class Requests:
         self._waiting: dict[str, _Waiter] = {}
         self._inbox_watched: asyncio.Task[Any] | None = None
         self._handlers: dict[str, list[str]] = {}
-        self._ids = secrets.token_hex
+        self._handlers_of: dict[str, list[str]] = {}
 
     def completing(self, request_id: str, timeout_s: float, waiting: tuple[str, ...] = ()) -> Completed:
         """Return what makes a context that of a request: where the answer goes, the earlier of the two deadlines."""
@@ -146,11 +146,14 @@ class Requests:
 
     async def handlers_of(self, topic: str) -> list[str]:
         """Return the agents that ever declared a handler for `topic`."""
-        found = self._known_handlers(topic)
+        found = self._handlers_of.get(topic) or self._known_handlers(topic)
         if not found:
             declared = await self._server.hash(self._server.keys.handlers)
             self._handlers = {pattern: names.decode().split() for pattern, names in declared.items()}
+            self._handlers_of.clear()
             found = self._known_handlers(topic)
+        if found:
+            self._handlers_of[topic] = found
         return found
 
     def _known_handlers(self, topic: str) -> list[str]:

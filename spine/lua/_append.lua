@@ -21,11 +21,11 @@ end
 local function stamp()
   local time = redis.call('TIME')
   local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-  local last = redis.call('GET', KEYS[3])
-  if last and tonumber(last) >= tonumber(now) then
+  local last = redis.call('SET', KEYS[3], now, 'GET')
+  if last and tonumber(last) > tonumber(now) then
+    redis.call('SET', KEYS[3], last)
     return last
   end
-  redis.call('SET', KEYS[3], now)
   return now
 end
 

@@ -287,7 +287,7 @@ class Agency:
         """Return the sessions to load: those that may have changed, as far as the bells of their partitions tell."""
         wanted = {one.event.context.session_id: one for one in taken}
         wanted.pop(None, None)
-        if not any(self.spine.streams.number(lane, SESSIONS) is not None for lane in LANES):
+        if wanted and not any(self.spine.streams.number(lane, SESSIONS) for lane in LANES):
             blind = {partition.number for partition in self.partitions.values() if partition.unknown}
             for session_id, one in list(wanted.items()):
                 if session_id == one.event.key and one.partition not in blind:

@@ -382,8 +382,11 @@ class Intake:
         for read in reads:
             new = self._decode_all(read, partition)
             if read.recheck:
-                with self._forgetting(new):
+                try:
                     handled = await self._entries.handled_before(new, read, partition)
+                except BaseException:
+                    self._forget_all(new)
+                    raise
                 for one in [one for one in new if one.event.seq in handled]:
                     self._agency.outcomes.acknowledge(one)
                     new.remove(one)
@@ -393,13 +396,15 @@ class Intake:
     async def _admit(self, brought: Sequence[tuple[Partition, int, list[Taken]]]) -> None:
         """Bring what was taken to hand, from each partition as it was opened then, with what the handlers need."""
         everything = [one for _, _, taken in brought for one in taken]
-        with self._forgetting(everything):
+        try:
             await self._agency.prepare(everything)
+        except BaseException:
+            self._forget_all(everything)
+            raise
         held, hand = self._agency.held, self._hand
         for partition, opening, taken in brought:
             if self._agency.partitions.get(partition.number) is not partition or partition.opening != opening:
-                for one in taken:
-                    self._forget(one)
+                self._forget_all(taken)
                 continue
             for one in taken:
                 if one.order_key in held and one.lane != Priority.URGENT:
@@ -407,15 +412,10 @@ class Intake:
                 else:
                     hand.add(one)
 
-    @contextlib.contextmanager
-    def _forgetting(self, taken: list[Taken]) -> Iterator[None]:
-        """What fails inside the block does not come to hand: it is to be recovered."""
-        try:
-            yield
-        except BaseException:
-            for one in taken:
-                self._forget(one)
-            raise
+    def _forget_all(self, taken: list[Taken]) -> None:
+        """What was taken does not come to hand: it is to be recovered."""
+        for one in taken:
+            self._forget(one)
 
     def _decode_all(self, read: Read, partition: Partition) -> list[Taken]:
         """Return the events of a read that are not in hand yet; what is no event goes to the dead letters."""
