@@ -96,7 +96,8 @@ local function register()
 end
 
 -- Ring the bell of each partition touched: `used[i]` tells whether stream i got an event (all did where it is nil). An
--- event that is appended alone is carried along, unless it is large: who hears of it need not fetch it.
+-- event that is appended alone is carried along, unless it is large: who hears of it need not fetch it. It rings when all
+-- is stored: who hears may begin at once.
 local CARRIED_BYTES = 4096
 local function ring(used, last, ts, alone)
   local touched, order = {}, {}

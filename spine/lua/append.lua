@@ -58,6 +58,15 @@ local function undo_all(first, n)
 end
 
 local function store(first, ts)
+  for i = 1, fresh_count do
+    local place = fresh and fresh[i] or i
+    local stream, by_key, by_correlation = places(heads, place * 6 - 5)
+    local failed = put(stream, by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
+    if failed then
+      undo_all(first, i - 1)
+      return failed
+    end
+  end
   local used
   if fresh then
     used = {}
@@ -68,18 +77,9 @@ local function store(first, ts)
   local alone = fresh_count == 1 and ARGV[before + (fresh and fresh[1] or 1)]
   local failed = ring(used, first + fresh_count - 1, ts, alone)
   if failed then
-    return failed
+    undo_all(first, fresh_count)
   end
-  for i = 1, fresh_count do
-    local place = fresh and fresh[i] or i
-    local stream, by_key, by_correlation = places(heads, place * 6 - 5)
-    failed = put(stream, by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
-    if failed then
-      undo_all(first, i - 1)
-      return failed
-    end
-  end
-  return nil
+  return failed
 end
 
 local ops = {}

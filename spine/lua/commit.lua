@@ -135,27 +135,28 @@ end
 -- Append the events at these places of the arguments: the numbers follow `first`. When an entry is refused, what this
 -- call wrote is taken out again: all or nothing.
 local function append(accepted, first, ts)
+  local function undo_all(n)
+    for i = n, 1, -1 do
+      local stream, by_key, by_correlation = places(event_heads, accepted[i] * 6 - 5)
+      undo(stream, by_key, by_correlation, format('%.0f', first + i - 1), 3)
+    end
+  end
   local used = {}
-  for _, place in ipairs(accepted) do
-    used[(places(event_heads, place * 6 - 5))] = true
+  for i, place in ipairs(accepted) do
+    local stream, by_key, by_correlation = places(event_heads, place * 6 - 5)
+    used[stream] = true
+    local failed = put(stream, by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
+    if failed then
+      undo_all(i - 1)
+      return failed
+    end
   end
   local alone = #accepted == 1 and not answers and ARGV[before + accepted[1]] -- the one who asked is told otherwise
   local failed = ring(used, first + #accepted - 1, ts, alone)
   if failed then
-    return failed
+    undo_all(#accepted)
   end
-  for i, place in ipairs(accepted) do
-    local stream, by_key, by_correlation = places(event_heads, place * 6 - 5)
-    failed = put(stream, by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
-    if failed then
-      for j = i - 1, 1, -1 do
-        stream, by_key, by_correlation = places(event_heads, accepted[j] * 6 - 5)
-        undo(stream, by_key, by_correlation, format('%.0f', first + j - 1), 3)
-      end
-      return failed
-    end
-  end
-  return nil
+  return failed
 end
 
 -- Give up the handled event; false when it was not held any more.

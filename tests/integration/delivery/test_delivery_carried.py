@@ -12,6 +12,7 @@ from recording import Recorder, die, outcomes, pending
 from spine import Draft, Event, Handling, Priority, Spine, on
 from spine.delivery import partition
 from spine.delivery.commits import Committer
+from spine.errors import StreamBlocked
 from spine.keys import partition_of
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
@@ -295,3 +296,30 @@ async def test_a_chain_of_agents_needs_no_take(
     await wait_until(lambda: Chain.count == 2)
     assert len(takes) == before
     await wait_until(lambda: _all_done(spine, raw, 4))
+
+
+@pytest.mark.parametrize("by_commit", [False, True])
+async def test_an_event_that_could_not_be_stored_rings_nowhere(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture, by_commit: bool
+) -> None:
+    class Told(Noting):
+        @on("a.d")
+        async def emit(self, event: Event[Any], ctx: Handling) -> None:
+            ctx.publish("a.b", {}, key=event.payload["to"])
+
+    worker = await serve(Told)
+    await begun(spine, worker, Told)
+    blocked, fine = [key for key in NEIGHBOURS if key != KEY][:2]
+    index = spine.server.keys.by_key(partition_of(KEY, 8), blocked)
+    await raw.set(index, "none of ours")
+    if by_commit:
+        await spine.publish("a.d", {"to": blocked}, key=KEY)
+        await wait_until(lambda: "not committed" in caplog.text)
+    else:
+        with pytest.raises(StreamBlocked):
+            await spine.publish("a.b", {}, key=blocked)
+    await spine.publish("a.b", {}, key=fine)
+    await wait_until(lambda: Told.seen[fine])
+    assert not Told.seen[blocked]
+    await raw.delete(index)
+    await wait_until(lambda: _all_done(spine, raw, 4 if by_commit else 2))
