@@ -147,6 +147,11 @@ class Partition:
             self._rung[number] = _NEWER_THAN_ALL
         self.unknown = True
 
+    def read_anew(self) -> None:
+        """Look at every stream as if none had been read: what counted as read may not have been taken."""
+        self.look_everywhere()
+        self._position = dict.fromkeys(self._subscribed, 0)
+
     def hear(self, rings: list[Any]) -> bool:
         """Note which streams were touched; tell whether there is anything to look at."""
         news = False

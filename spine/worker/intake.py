@@ -136,7 +136,7 @@ class Intake:
         """Forget what has not begun in a partition, and look at it as if it had just been acquired."""
         self.drop(partition)
         partition.opened = False
-        partition.look_everywhere()
+        partition.read_anew()
         self.recover(partition.number)
 
     def drop(self, partition: Partition) -> None:

@@ -298,6 +298,31 @@ async def test_a_chain_of_agents_needs_no_take(
     await wait_until(lambda: _all_done(spine, raw, 4))
 
 
+async def test_what_is_behind_an_event_that_its_commit_could_not_take_waits_for_it(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Patient(Noting): ...
+
+    worker = await serve(Patient)
+    await begun(spine, worker, Patient)
+    await spine.publish("a.c", {}, key=KEY)
+    await wait_until(lambda: _all_done(spine, raw, 2))
+    (key,) = [key async for key in raw.scan_iter(match=spine.server.keys.own("log", "*", "a.b"))]
+    await raw.xadd(key, {"who": "knows"}, id="1-7")
+    held: list[Any] = []
+    submit = Committer.submit
+    monkeypatch.setattr(Committer, "submit", lambda self, unit: held.append((self, unit)))
+    first = await spine.publish("a.b", {}, key=KEY)
+    await wait_until(lambda: held, what="the commit of the first")
+    second = await spine.publish("a.c", {}, key=KEY)
+    await wait_until(lambda: pending_is(raw, spine, 1), what="the second in hand")
+    monkeypatch.setattr(Committer, "submit", submit)
+    for committer, unit in held:
+        submit(committer, unit)
+    await wait_until(lambda: _all_done(spine, raw, 4))
+    assert Patient.seen[KEY][2:] == [first.seq, first.seq, second.seq]
+
+
 @pytest.mark.parametrize("by_commit", [False, True])
 async def test_an_event_that_could_not_be_stored_rings_nowhere(
     spine: Spine, serve: Any, raw: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture, by_commit: bool

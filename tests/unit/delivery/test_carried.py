@@ -124,3 +124,13 @@ def test_nothing_comes_next_while_the_topic_list_is_old(partition: Partition) ->
     partition.hear([ring(11, OURS)])
     partition.look_everywhere()
     assert partition.carried() is None
+
+
+def test_what_a_commit_could_not_take_has_to_be_read_before_anything_runs(partition: Partition) -> None:
+    partition.hear([ring(11, OURS)])
+    partition.brought(cast(Any, partition.carried()))
+    partition.is_taken(OURS, 11)
+    partition.read_anew()
+    assert partition.bounds() == [0, 0, 0]
+    read(partition, 12)
+    assert partition.bounds() == [12, 12, 12]
