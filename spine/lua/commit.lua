@@ -100,8 +100,14 @@ local function check(unit)
   if unit.scope.lost then
     return 'l'
   end
+  -- To take an event is a write, but none that has to be taken back where the unit is refused: it is pending then, as any
+  -- other, and not in the way of those behind it in its stream, whose commits are to take them.
+  if unit.held == CARRIED then
+    if not take(unit) then
+      return 'p'
+    end
   -- The acknowledgement itself tells whether an event was pending; it has to be known earlier where others follow.
-  if unit.held == PENDING and unit.events > 0 then
+  elseif unit.held == PENDING and unit.events > 0 then
     if not is_pending(unit) then
       return 'p'
     end
@@ -124,10 +130,6 @@ local function check(unit)
     if holds_other(op[2], op[3]) or (delivers and holds_other(tonumber(op[5][1]), 'stream')) then
       return 't'
     end
-  end
-  -- Last, as it is a write. An event that is taken and not acknowledged loses nothing by it: it is pending.
-  if unit.held == CARRIED and not take(unit) then
-    return 'p'
   end
   return 'y'
 end

@@ -323,6 +323,33 @@ async def test_what_is_behind_an_event_that_its_commit_could_not_take_waits_for_
     assert Patient.seen[KEY][2:] == [first.seq, first.seq, second.seq]
 
 
+async def test_an_event_that_cannot_be_committed_keeps_no_other_of_its_stream_back(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis
+) -> None:
+    class Blocked(Recorder):
+        @on("a.b")
+        async def handle(self, event: Event[Any], ctx: Handling) -> None:
+            self.note(event)
+            if event.key == KEY and event.seq > 1 and ctx.attempt == 1:
+                raise RuntimeError("to be held")
+
+    worker = await serve(Blocked)
+    await begun(spine, worker, Blocked)
+    waiting = worker._agencies["recorder"].held.writes(partition_of(KEY, 8)).waiting(KEY)
+    await raw.set(waiting, "none of ours")
+    blocked = await spine.publish("a.b", {}, key=KEY)
+    await wait_until(lambda: Blocked.seen[KEY][-1] == blocked.seq)
+    others = [await spine.publish("a.b", {}, key=key) for key in NEIGHBOURS[:3] if key != KEY]
+    await wait_until(lambda: _are_done(spine, raw, others), what="the others")
+    await raw.delete(waiting)
+    await wait_until(lambda: _are_done(spine, raw, [blocked]))
+    assert Blocked.count == 1 + 2 + len(others)
+
+
+async def _are_done(spine: Spine, raw: redis.asyncio.Redis, events: list[Event[Any]]) -> bool:
+    return {event.seq for event in events} <= (await outcomes(spine, raw, "recorder")).keys()
+
+
 @pytest.mark.parametrize("by_commit", [False, True])
 async def test_an_event_that_could_not_be_stored_rings_nowhere(
     spine: Spine, serve: Any, raw: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture, by_commit: bool
