@@ -138,7 +138,9 @@ def cancel(
     async def run() -> None:
         async with opened(url, namespace) as spine:
             head = await spine.cancel(correlation)
-        say(f"{correlation} is cancelled up to seq {head}")
+            stored = await spine.history(correlation=correlation, limit=1)
+        known = "" if stored else ", of which no event is stored: is it spelled right?"
+        say(f"{correlation} is cancelled up to seq {head}{known}")
 
     execute(run())
 

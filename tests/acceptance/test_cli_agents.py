@@ -82,13 +82,16 @@ async def test_agents_and_lag(cli: Cli, spine: Spine) -> None:
         assert cli("agents").rows[0]["paused"]
         assert "paused" in cli("agents", "-o", "table").out
         assert cli("agents", "remove", "shaky").code == 2
-    await spine.publish("work.0", {"n": 1}, key="k")
+    event = await spine.publish("work.0", {"n": 1}, key="k")
     assert cli("lag").rows[0]["lag"] == 1
     behind = cli("lag", "--max", "0")
     assert (behind.code, "shaky" in behind.err) == (5, True)
     assert cli("lag", "--max", "1").code == 0
     assert cli("agents", "resume", "shaky").code == 0
-    assert cli("cancel", "--correlation", "c-1").code == 0
+    unknown = cli("cancel", "--correlation", "nobodys")
+    assert (unknown.code, "no event is stored" in unknown.err) == (0, True)
+    known = cli("cancel", "--correlation", event.context.correlation)
+    assert (known.code, "no event is stored" in known.err) == (0, False)
     assert cli("agents", "remove", "shaky").code == 0
     assert cli("agents").rows == []
     assert cli("lag", "nobody").code == 2
