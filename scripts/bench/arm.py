@@ -39,6 +39,8 @@ class Setup:
     """Events to run before the clock starts."""
     timeout: float
     """Seconds after which the arm's processes are killed."""
+    storage: str = "file"
+    """What its server keeps data in, for an arm that starts one more."""
 
     @property
     def total(self) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from scripts.bench.arm import Sample, Setup
 from scripts.bench.processes import Counter
 
 MICROSECONDS = 1e6
+SLICES = 7
 
 Numbered = Callable[[int], Awaitable[object]]
 
@@ -44,6 +46,16 @@ async def rate_in_batches(call: Callable[[range], Awaitable[object]], setup: Set
     for batch in _batches(range(setup.warmup, setup.total), size):
         await call(batch)
     return {"rate": setup.count / (time.monotonic() - start)}
+
+
+async def in_turn(measures: Mapping[str, Callable[[range], Awaitable[float]]], numbers: range) -> Sample:
+    """What each measures, a slice of `numbers` at a time and in turn, so that a slow moment hits all; medians."""
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    size = max(1, len(numbers) // SLICES)
+    for place, part in enumerate(_batches(numbers, size)):
+        for name in list(measures)[:: 1 if place % 2 else -1]:
+            found[name].append(await measures[name](part))
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def _batches(numbers: range, size: int) -> Iterator[range]:

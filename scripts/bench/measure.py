@@ -39,7 +39,7 @@ def measure(arm: Arm, quick: bool, storage: Storage) -> Outcome:
     started = time.monotonic()
     try:
         with running(arm.server, storage) as url:
-            outcome = _in_process(arm, _setup(arm, url, quick))
+            outcome = _in_process(arm, _setup(arm, url, quick, storage))
     except NoServer as error:
         return Outcome(reason=str(error), absent=True)
     return Outcome(
@@ -47,9 +47,9 @@ def measure(arm: Arm, quick: bool, storage: Storage) -> Outcome:
     )
 
 
-def _setup(arm: Arm, url: str, quick: bool) -> Setup:
+def _setup(arm: Arm, url: str, quick: bool, storage: Storage) -> Setup:
     count, warmup = arm.counts(quick)
-    return Setup(redis_url=url, nats_url=url, count=count, warmup=warmup, timeout=arm.timeout)
+    return Setup(redis_url=url, nats_url=url, count=count, warmup=warmup, timeout=arm.timeout, storage=storage.value)
 
 
 def _in_process(arm: Arm, setup: Setup) -> Outcome:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from scripts.bench import measure as measuring
 from scripts.bench.arm import Arm, Setup, load_arms
 from scripts.bench.events import KEYS, Envelopes, envelope_of
 from scripts.bench.figures import FIGURES, arms_of
-from scripts.bench.load import in_flight, percentiles, rate_in_batches, rate_in_flight
+from scripts.bench.load import in_flight, in_turn, percentiles, rate_in_batches, rate_in_flight
 from scripts.bench.measure import measure
 from scripts.bench.servers import NoServer, Storage, running
 
@@ -168,3 +169,21 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+async def test_what_is_compared_is_measured_in_turn_and_each_number_once() -> None:
+    order: list[str] = []
+    seen: dict[str, list[int]] = {"a": [], "b": []}
+
+    def measure(name: str, rate: float) -> Callable[[range], Awaitable[float]]:
+        async def of(numbers: range) -> float:
+            order.append(name)
+            seen[name] += numbers
+            return rate + len(order)
+
+        return of
+
+    medians = await in_turn({"a": measure("a", 100), "b": measure("b", 200)}, range(70))
+    assert seen == {"a": [*range(70)], "b": [*range(70)]}
+    assert "".join(order) == "baabbaabbaabba"
+    assert 100 < medians["a"] < 200 < medians["b"]
