@@ -127,15 +127,21 @@ class Partition:
         return {self._subscribed[number].lane for number in self._position}
 
     def subscribe(self, wanted: list[Stream], others: set[int]) -> None:
-        """Say which streams to read, and the numbers of those that are none of ours; new ones are read from the start.
+        """Say which streams to read: all of them, and the numbers of those that are none of ours.
 
+        New ones are read from the start; so is one whose number was another's before the data was lost.
         Whether the list is newer than what was heard the caller knows: it sets `unknown`.
         """
-        for stream in wanted:
-            if stream.number not in self._subscribed:
-                self._subscribed[stream.number] = stream
-                self._starts[stream.number] = f"{self._start_of(stream.topic)}-0"
-                self._position.setdefault(stream.number, 0)
+        now = {stream.number: stream for stream in wanted}
+        for number in [number for number, known in self._subscribed.items() if now.get(number) != known]:
+            del self._subscribed[number]
+            self._position.pop(number, None)
+            self._grouped.discard(number)
+        for number, stream in now.items():
+            if number not in self._subscribed:
+                self._subscribed[number] = stream
+                self._starts[number] = f"{self._start_of(stream.topic)}-0"
+                self._position.setdefault(number, 0)
         self._others = others
 
     def look_everywhere(self) -> None:

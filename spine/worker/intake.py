@@ -122,10 +122,8 @@ class Intake:
 
     def acquired(self, lease: Lease) -> Partition:
         """Begin with a partition: what an earlier holder left comes first."""
-        partition = Partition(self._agency.server, self._agency.spine.streams, lease, self._start_of)
-        self._subscribe(partition)
         self.recover(lease.partition)
-        return partition
+        return Partition(self._agency.server, self._agency.spine.streams, lease, self._start_of)
 
     def recover(self, number: int) -> None:
         """What is pending in a partition and not in hand is to be brought to hand."""

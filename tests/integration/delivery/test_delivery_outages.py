@@ -15,7 +15,8 @@ from faulty_proxy import faulty_proxy
 from recording import Recorder, everything, pending
 from tenacity import wait_fixed
 
-from spine import Draft, Event, Handling, Retry, Spine, on
+from spine import Draft, Event, Handling, Priority, Retry, Spine, on
+from spine.log.streams import stream_name
 from spine.testing.servers import RedisServer
 from spine.testing.waiting import wait_until
 
@@ -171,6 +172,42 @@ async def test_all_data_may_vanish_and_the_worker_serves_what_comes_then(
     reply = await spine.agents("recorder")
     await wait_until(lambda: _two_workers(spine))
     assert reply[0].handles == ("a.b",)
+
+
+async def test_streams_that_go_by_other_numbers_after_the_data_vanished_are_told_apart(
+    own: RedisServer, own_raw: Any, connect: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Renumbered(Recorder):
+        types: ClassVar[list[str]] = []
+
+        @on("a.b", "a.c")
+        async def handle(self, event: Event[Any]) -> None:
+            self.types.append(event.type)
+
+    spine = await connect(own.url)
+    worker = await serve(Renumbered, to=own.url)
+    agency = worker._agencies["recorder"]
+    for event_type in ("a.b", "a.c"):
+        await spine.publish(event_type, {}, key="k")
+    await wait_until(lambda: Renumbered.types == ["a.b", "a.c"])
+    before = [partition.lease for partition in agency.partitions.values()]
+    acquired = agency.intake.acquired
+
+    def acquired_before_all_is_heard(lease: Any) -> Any:
+        for number, topic in enumerate(("a.b", "a.c"), 1):
+            agency.spine.streams.learn(stream_name(Priority.NORMAL, topic), number)
+        return acquired(lease)
+
+    monkeypatch.setattr(agency.intake, "acquired", acquired_before_all_is_heard)
+    await own_raw.flushall()
+    await wait_until(lambda: len(agency.partitions) == spine.server.partitions)
+    await wait_until(lambda: not {id(one.lease) for one in agency.partitions.values()} & set(map(id, before)))
+    await wait_until(lambda: all(one.opened and not one.unknown for one in agency.partitions.values()))
+    for event_type in ("a.c", "a.b", "a.c", "a.b"):
+        count = len(Renumbered.types)
+        await spine.publish(event_type, {}, key="k")
+        await wait_until(lambda count=count: len(Renumbered.types) > count)
+    assert Renumbered.types[2:] == ["a.c", "a.b", "a.c", "a.b"]
 
 
 async def test_a_new_client_after_the_data_vanished_is_served_as_well(

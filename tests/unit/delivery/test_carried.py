@@ -13,6 +13,7 @@ from spine.keys import Keys
 from spine.log.streams import Stream
 
 OURS, URGENT, OTHERS = 1, 2, 3
+STREAMS = [Stream(OURS, 1, "a.b"), Stream(URGENT, 0, "a.b")]
 READ, MORE = 1, 2
 THERE, MADE, NO_STREAM = range(3)
 
@@ -29,7 +30,7 @@ def partition() -> Partition:
     streams = SimpleNamespace(key=lambda number, stream: f"log:{number}:{stream.topic}")
     lease = Lease("agent", 3, "lease", 7, True, True)
     partition = Partition(cast(Any, server), cast(Any, streams), lease, lambda topic: 0)
-    partition.subscribe([Stream(OURS, 1, "a.b"), Stream(URGENT, 0, "a.b")], {OTHERS})
+    partition.subscribe(STREAMS, {OTHERS})
     partition.unknown = False
     read(partition, 10)
     return partition
@@ -111,7 +112,7 @@ def test_a_take_that_was_faster_leaves_nothing(partition: Partition) -> None:
 
 
 def test_a_stream_without_a_group_is_left_to_a_take(partition: Partition) -> None:
-    partition.subscribe([Stream(4, 1, "a.new")], {OTHERS})
+    partition.subscribe([*STREAMS, Stream(4, 1, "a.new")], {OTHERS})
     read(partition, 10, group=NO_STREAM)
     partition.hear([ring(11, 4)])
     assert partition.carried() is None
@@ -134,3 +135,15 @@ def test_what_a_commit_could_not_take_has_to_be_read_before_anything_runs(partit
     assert partition.bounds() == [0, 0, 0]
     read(partition, 12)
     assert partition.bounds() == [12, 12, 12]
+
+
+def test_a_number_that_became_another_streams_stands_for_that_one(partition: Partition) -> None:
+    partition.subscribe([Stream(OURS, 1, "a.other"), Stream(OTHERS, 1, "a.b")], {URGENT})
+    assert partition.carried() is None
+    assert partition.bounds() == [10, 0, 0]
+    read(partition, 10)
+    partition.hear([ring(11, OURS)])
+    carried = partition.carried()
+    assert carried is not None
+    assert carried.key == "log:3:a.other"
+    assert not partition.hear([ring(12, URGENT)])
