@@ -9,8 +9,8 @@
 --   budget, '>' or an id (pending entries after it)
 -- Returns: {counter, time in ms, answer for each partition}; an answer is 0 when the lease is lost, text when an error
 --   keeps the partition from being read, else {rings since (newest first), {group, read, entries} for each stream}:
---   group is 0 when there was one, 1 when it had to be made now, and 2 when there is no stream yet; read is 0 when the stream was not read, 1 when it was read to its end
---   and 2 when there may be more; entries is false when there are none.
+--   group is 0 when there was one, 1 when it had to be made now, and 2 when there is no stream yet; read is 0 when the
+--   stream was not read, 1 when it was read to its end and 2 when there may be more; entries is false when there are none.
 local THERE, MADE, NO_STREAM = 0, 1, 2
 local FIRST_PAGE = 32 -- sizes are not known before entries are read: the next page is larger when these are small
 
