@@ -96,6 +96,16 @@ local function take_stream(key)
   return { state_of_group, state, #entries > 0 and entries }
 end
 
+-- Without the events that rings carry: these are among the entries.
+local function rings_since(bell, heard)
+  local rings = redis.call('XREVRANGE', bell, '+', '(' .. heard, 'COUNT', '100')
+  for i = 1, #rings do
+    local fields = rings[i][2]
+    fields[3], fields[4] = nil, nil
+  end
+  return rings
+end
+
 local place = 2
 local function take_partition()
   local lease, bell, first = KEYS[place], KEYS[place + 1], place + 2
@@ -123,7 +133,7 @@ local function take_partition()
       answer[#answer + 1] = found
     end
     if type(answer) == 'table' then
-      answer[1] = redis.call('XREVRANGE', bell, '+', '(' .. heard, 'COUNT', '100')
+      answer[1] = rings_since(bell, heard)
     end
   end
   at = next_partition

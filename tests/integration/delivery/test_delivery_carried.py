@@ -143,6 +143,30 @@ async def test_a_worker_whose_lease_may_have_run_out_asks_first(
     assert len(takes) > before
 
 
+async def test_a_take_does_not_bring_a_second_time_what_its_rings_carry(
+    spine: Spine, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Taking(Noting): ...
+
+    worker = await serve(Taking)
+    await begun(spine, worker, Taking)
+    monkeypatch.setattr(worker._leases, "lasts", lambda lease: False)
+    call = partition._call
+    rings: list[Any] = []
+
+    async def noting(*args: Any) -> Any:
+        answers, head = await call(*args)
+        rings.extend(ring for since, *_ in answers for ring in since)
+        return answers, head
+
+    monkeypatch.setattr(partition, "_call", noting)
+    event = await spine.publish("a.b", {}, key=KEY)
+    await wait_until(lambda: Taking.seen[KEY][-1] == event.seq)
+    (ring,) = rings
+    assert ring[0] == b"%d-0" % event.seq
+    assert len(ring[1]) == 2
+
+
 async def test_a_lease_lasts_from_before_it_was_asked_for(spine: Spine, serve: Any) -> None:
     class Short(Noting): ...
 
