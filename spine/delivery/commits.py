@@ -210,17 +210,17 @@ class Committer:
         self._batch += 1
 
         async def once() -> tuple[ScriptCall, Any]:
-            known = self._server.namespace
-            try:
-                call, args = self._call(units)
-                fault("commit.before")
-                replies = await self._server.evaluate(self._server.writer, "commit", call.keys, args)
-                fault("commit.after")
-                return call, replies[0]
-            except NamespaceChanged:
-                await self._server.reopen(known)
-                self._streams.forget()
-                return await once()
+            while True:
+                known = self._server.namespace
+                try:
+                    call, args = self._call(units)
+                    fault("commit.before")
+                    replies = await self._server.evaluate(self._server.writer, "commit", call.keys, args)
+                    fault("commit.after")
+                    return call, replies[0]
+                except NamespaceChanged:
+                    await self._server.reopen(known)
+                    self._streams.forget()
 
         try:
             call, reply = await self._server.patiently(once, self.patience_s)

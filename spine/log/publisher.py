@@ -213,21 +213,21 @@ class Publisher:
 
         async def once() -> tuple[ScriptCall, list[Any]]:
             nonlocal attempts
-            attempts += 1
-            known = self._server.namespace
-            try:
-                call, args = self._call(groups)
-                around = confirmations(durability, call.keys[4] if attempts > 1 else None)
-                timeout = APPEND_TIMEOUT_S + (DURABILITY_TIMEOUT_MS / 1000 if around else 0)
-                replies = await self._server.evaluate(
-                    self._server.writer, "append", call.keys, args, *around, timeout=timeout
-                )
-                check_not_demoted(replies[1:])
-                return call, replies
-            except NamespaceChanged:
-                await self._server.reopen(known)
-                self._streams.forget()
-                return await once()
+            while True:
+                attempts += 1
+                known = self._server.namespace
+                try:
+                    call, args = self._call(groups)
+                    around = confirmations(durability, call.keys[4] if attempts > 1 else None)
+                    timeout = APPEND_TIMEOUT_S + (DURABILITY_TIMEOUT_MS / 1000 if around else 0)
+                    replies = await self._server.evaluate(
+                        self._server.writer, "append", call.keys, args, *around, timeout=timeout
+                    )
+                    check_not_demoted(replies[1:])
+                    return call, replies
+                except NamespaceChanged:
+                    await self._server.reopen(known)
+                    self._streams.forget()
 
         try:
             call, replies = await self._server.patiently(once)
