@@ -75,7 +75,7 @@ class Reading(Parts):
                 await gaps.check(start, events)
                 for event in upcast_all(events):
                     yield event
-                start = events[-1].seq
+                start = events.last
 
     async def tail(
         self,

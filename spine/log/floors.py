@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from spine.connection import Server
@@ -51,7 +51,7 @@ class Gaps:
         self._word = selection.key or selection.correlation
         self._by_correlation = selection.key is None and selection.correlation is not None
 
-    async def check(self, after: int, found: Sequence[Event[Any]] = ()) -> None:
+    async def check(self, after: int, found: Iterable[Event[Any]] = ()) -> None:
         """Raise `ReplayGap` when events after a seq, and before the first of those `found`, are gone."""
         if self._word is not None:
             await self._check_word(self._word, after, found)
@@ -60,13 +60,14 @@ class Gaps:
         if floor > after:
             raise gap("the events", after, floor)
 
-    async def _check_word(self, word: str, after: int, found: Sequence[Event[Any]]) -> None:
+    async def _check_word(self, word: str, after: int, found: Iterable[Event[Any]]) -> None:
         place = self._server.keys.gone(partition_of(word, self._server.partitions))
         gone = last_gone(await self._server.command("HGET", place, word))
         if gone > after:
             raise gap(f"the events of {word!r}", after, gone)
-        cause = found[0].context.causation if found else None
-        if self._by_correlation and cause is not None and after < cause:
+        first = next(iter(found), None) if self._by_correlation else None
+        cause = first.context.causation if first is not None else None
+        if cause is not None and after < cause:
             floor = max((await floors(self._server)).values(), default=0)
             if cause <= floor:
                 raise gap(f"events of correlation {word!r}", after, floor)

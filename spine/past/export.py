@@ -59,8 +59,8 @@ async def export_lines(reader: Reader, until: int) -> AsyncGenerator[bytes, None
             yield tally.add(line)
     async with aclosing(reader.batches(Selection(), 0, until)) as batches:
         async for events in batches:
-            tally.events += len(events)
             for event in events:
+                tally.events += 1
                 yield tally.add(to_line(event))
     if await floors(server) != gone:
         raise StateError("the log was trimmed while it was exported: what was written is not whole. Export it again.")

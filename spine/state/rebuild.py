@@ -12,7 +12,7 @@ from spine.connection import Argument
 from spine.errors import ReducerFailed, ReplayGap, StateError
 from spine.events import Event
 from spine.keys import partition_of
-from spine.log.reader import Reader, decode_all
+from spine.log.reader import Reader, decoded
 from spine.state.dumped import values
 from spine.state.fold import Cell, Reducing, split_stored
 
@@ -209,7 +209,7 @@ class Rebuilder:
         entries = await self._reader.fetch(wanted) if wanted else []
         vanished = owners.keys() - {entry[0] for entry in entries}
         anew = [owners[seq] for seq in vanished if owners[seq].begin_anew()]
-        for event in decode_all(entries):
+        for event in decoded(entries):
             self._fold(owners[event.seq], event)
         for item in items:
             item.references = []

@@ -108,8 +108,8 @@ class Fork:
     async def _event(self, seq: int) -> Event[Any] | None:
         """Return the event of a number as it was stored, ``None`` where there is none."""
         async with aclosing(self._reader.batches(Selection(), seq - 1, seq)) as batches:
-            async for (event,) in batches:
-                return event
+            async for events in batches:
+                return next(iter(events), None)
         return None
 
     async def _begin(self, at: int, gone: dict[int, int]) -> None:

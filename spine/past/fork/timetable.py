@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -66,10 +66,11 @@ class ForkedTimetable:
         """Return the time of the first event that is not in the fork: what was scheduled later is not, either."""
         async with aclosing(self._reader.batches(Selection(), self._at, await self._reader.head())) as batches:
             async for events in batches:
-                return events[0].ts_ms
+                for event in events:
+                    return event.ts_ms
         return float("inf")
 
-    async def _copy_appended(self, events: list[Event[Any]]) -> None:
+    async def _copy_appended(self, events: Iterable[Event[Any]]) -> None:
         for event in events:
             cause = event.context.causation
             if cause is None or cause > self._at or event.payload.keys() >= _GATHERED:
