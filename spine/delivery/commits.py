@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from spine.connection import Argument, NamespaceChanged, Server, StaleBatch
 from spine.delivery.calls import CommitCall
 from spine.errors import LeaseLost, ServerUnreachable, SpineError, StateConflict, StreamBlocked
-from spine.events import Event
+from spine.events import Event, from_ms
 from spine.faults import fault
 from spine.link import ClientClosed
 from spine.log.calls import ScriptCall
@@ -83,7 +83,8 @@ class Unit(msgspec.Struct, gc=False, kw_only=True):
 
     def stored(self) -> list[Event[Any]]:
         """Return its events as they stand in the log."""
-        return [prepared.stored(seq, self.ts_ms) for seq, prepared in enumerate(self.events, self.first)]
+        ts = from_ms(self.ts_ms)
+        return [prepared.stored(seq, ts) for seq, prepared in enumerate(self.events, self.first)]
 
 
 class NoLongerPending(SpineError):

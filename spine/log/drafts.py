@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from spine.catalog.upcast import is_upcast, today
 from spine.codec import DEFAULT_MAX_BYTES, FORMAT, HARD_MAX_BYTES, Envelope, check_context, seal
 from spine.connection import Argument
 from spine.errors import InvalidInput
-from spine.events import Context, Draft, Event, Payload, Priority, from_ms
+from spine.events import Context, Draft, Event, Payload, Priority
 from spine.keys import Keys, partition_of
 from spine.names import check_agent_name, check_key, check_type
 from spine.payloads import as_dict
@@ -63,7 +64,7 @@ class Prepared(msgspec.Struct, gc=False):
     dedupe_key: str | None = None
     dedupe_ms: int = DEDUPE_WINDOW_MS
 
-    def stored(self, seq: int, ts_ms: int) -> Event[Any]:
+    def stored(self, seq: int, ts: datetime) -> Event[Any]:
         """Return the event as it stands in the log."""
         envelope = self.envelope
         return Event(
@@ -75,7 +76,7 @@ class Prepared(msgspec.Struct, gc=False):
             source=envelope.source,
             payload=envelope.payload,
             context=envelope.context,
-            ts=from_ms(ts_ms),
+            ts=ts,
             type_version=envelope.type_version,
         )
 

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Iterable, Sequence
 from copy import copy
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ from spine.errors import (
     StreamBlocked,
     TooLarge,
 )
-from spine.events import Durability, Event
+from spine.events import Durability, Event, from_ms
 from spine.link import ClientClosed
 from spine.log.calls import ScriptCall
 from spine.log.drafts import Prepared, Write
@@ -71,7 +72,7 @@ class _Answer(msgspec.Struct, gc=False):
     groups: list[_Group]
     count: int
     first: int
-    ts_ms: int
+    ts: datetime
     originals: dict[int, Event[Any] | int | SpineError]
     undurable: NotDurable | None
 
@@ -264,7 +265,7 @@ class Publisher:
         originals = {} if skipped == "-" else await self._originals(prepared, skipped)
         first, count = int(first_text), len(prepared)
         self._server.highest_seen = max(self._server.highest_seen, first + count - len(originals) - 1)
-        return _Answer(groups, count, first, int(ts_text), originals, unconfirmed(groups[0].durability, replies[1:]))
+        return _Answer(groups, count, first, from_ms(int(ts_text)), originals, unconfirmed(groups[0].durability, replies[1:]))
 
     async def _originals(self, prepared: Sequence[Prepared], skipped: str) -> dict[int, Event[Any] | int | SpineError]:
         """Return, by place, what is stored under the dedupe keys that the script knew.
@@ -296,7 +297,7 @@ class Publisher:
                     return decode_entry(stream.topic, found[0])
                 except DecodeError:
                     break
-        return prepared.stored(int(seq), int(ts_ms))
+        return prepared.stored(int(seq), from_ms(int(ts_ms)))
 
 
 def _events_of(groups: list[_Group]) -> Sequence[Prepared]:
@@ -311,16 +312,16 @@ def _tell(answer: _Answer) -> None:
     if answer.originals:
         _tell_of_originals(answer)
         return
-    seq, ts_ms = answer.first, answer.ts_ms
+    seq, ts = answer.first, answer.ts
     for group in answer.groups:
         future = group.future
         if group.alone:
             if not future.done():
-                future.set_result(group.events[0].stored(seq, ts_ms))
+                future.set_result(group.events[0].stored(seq, ts))
             seq += 1
         else:
             if not future.done():
-                future.set_result([event.stored(at, ts_ms) for at, event in enumerate(group.events, seq)])
+                future.set_result([event.stored(at, ts) for at, event in enumerate(group.events, seq)])
             seq += len(group.events)
 
 
@@ -333,7 +334,7 @@ def _tell_of_originals(answer: _Answer) -> None:
         for event in group.events:
             original = answer.originals.get(len(stored) + 1)
             if original is None:
-                stored.append(event.stored(seq, answer.ts_ms))
+                stored.append(event.stored(seq, answer.ts))
                 seq += 1
             else:
                 stored.append(stored[original - 1] if isinstance(original, int) else original)

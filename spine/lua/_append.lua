@@ -14,13 +14,13 @@ local function num()
 end
 
 local function entry_id(seq)
-  return string.format('%.0f-0', seq)
+  return string.format('%d-0', seq)
 end
 
 -- The server's time in ms, never less than what was stamped before.
 local function stamp()
   local time = redis.call('TIME')
-  local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+  local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
   local last = redis.call('SET', KEYS[3], now, 'GET')
   if last and tonumber(last) > tonumber(now) then
     redis.call('SET', KEYS[3], last)

@@ -53,7 +53,7 @@ local fresh_count = fresh and #fresh or count
 local function undo_all(first, n)
   for i = n, 1, -1 do
     local stream, by_key, by_correlation = places(heads, (fresh and fresh[i] or i) * 6 - 5)
-    undo(stream, by_key, by_correlation, string.format('%.0f', first + i - 1), 3)
+    undo(stream, by_key, by_correlation, string.format('%d', first + i - 1), 3)
   end
 end
 
@@ -61,7 +61,7 @@ local function store(first, ts)
   for i = 1, fresh_count do
     local place = fresh and fresh[i] or i
     local stream, by_key, by_correlation = places(heads, place * 6 - 5)
-    local failed = put(stream, by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
+    local failed = put(stream, by_key, by_correlation, format('%d', first + i - 1), ts, ARGV[before + place])
     if failed then
       undo_all(first, i - 1)
       return failed
@@ -102,18 +102,18 @@ end
 for _, item in ipairs(remember) do
   local seq = first + (offset and offset[item[1]] or item[1]) - 1
   local sid = sids[(places(heads, item[1] * 6 - 5))]
-  redis.call('SET', item[2], string.format('%.0f:', seq) .. sid .. ':' .. ts, 'PX', item[3])
+  redis.call('SET', item[2], string.format('%d:', seq) .. sid .. ':' .. ts, 'PX', item[3])
 end
 for _, op in ipairs(ops) do
   local place = op[4]
   if place == 0 then
     run_op(op, nil, nil, ts)
   elseif not skip[place] then
-    run_op(op, format('%.0f', first + (offset and offset[place] or place) - 1), ARGV[before + place], ts)
+    run_op(op, format('%d', first + (offset and offset[place] or place) - 1), ARGV[before + place], ts)
   end
 end
 ring_inboxes()
-local reply = string.format('%.0f ', first) .. ts .. ' ' .. (#skipped > 0 and table.concat(skipped, ',') or '-')
+local reply = string.format('%d ', first) .. ts .. ' ' .. (#skipped > 0 and table.concat(skipped, ',') or '-')
   .. ' ' .. (registered ~= '' and registered or '-')
 remember_batch(batch, ttl, reply)
 return reply

@@ -140,14 +140,14 @@ local function append(accepted, first, ts)
   local function undo_all(n)
     for i = n, 1, -1 do
       local stream, by_key, by_correlation = places(event_heads, accepted[i] * 6 - 5)
-      undo(stream, by_key, by_correlation, format('%.0f', first + i - 1), 3)
+      undo(stream, by_key, by_correlation, format('%d', first + i - 1), 3)
     end
   end
   local used = {}
   for i, place in ipairs(accepted) do
     local stream, by_key, by_correlation = places(event_heads, place * 6 - 5)
     used[stream] = true
-    local failed = put(stream, by_key, by_correlation, format('%.0f', first + i - 1), ts, ARGV[before + place])
+    local failed = put(stream, by_key, by_correlation, format('%d', first + i - 1), ts, ARGV[before + place])
     if failed then
       undo_all(i - 1)
       return failed
@@ -212,7 +212,7 @@ local function record(unit)
     record_places[#record_places + 1] = unit.done
   end
   fields[#fields + 1] = string.match(unit.id, '^%d+')
-  fields[#fields + 1] = unit.text .. format('%d\t%.0f', unit.events, given + unit.offset + unit.events)
+  fields[#fields + 1] = unit.text .. format('%d\t%d', unit.events, given + unit.offset + unit.events)
 end
 
 for i, unit in ipairs(units) do
@@ -221,7 +221,7 @@ for i, unit in ipairs(units) do
       for _, op in ipairs(unit.ops) do
         local place = op[4]
         if place > 0 then
-          run_op(op, format('%.0f', first + unit.offset + place - 1), ARGV[before + unit.first_event + place], ts)
+          run_op(op, format('%d', first + unit.offset + place - 1), ARGV[before + unit.first_event + place], ts)
         else
           run_op(op, nil, nil, ts)
         end
@@ -238,7 +238,7 @@ for _, place in ipairs(record_places) do
   redis.call('HSET', KEYS[place], unpack(records[place]))
 end
 ring_inboxes()
-local reply = format('%.0f ', first) .. ts .. ' ' .. (unit_count > 0 and table.concat(outcomes) or '-')
+local reply = format('%d ', first) .. ts .. ' ' .. (unit_count > 0 and table.concat(outcomes) or '-')
   .. ' ' .. (registered ~= '' and registered or '-')
 remember_batch(batch, ttl, reply)
 return reply
