@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Seque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from spine.codec import unsealed
 from spine.connection import Server
 from spine.delivery.hand import Taken
 from spine.errors import InvalidInput, TooLarge
@@ -143,7 +144,7 @@ class Handled:
 
     def collect(self, draft: Draft, inherited: Context | None = None) -> Prepared:
         """Add `draft` to what the commit stores."""
-        prepared = self._prepare(draft, inherited or self.child_context)
+        prepared = self._prepare(draft, inherited or self.child_context, shown=False)
         self.add((prepared,))
         return prepared
 
@@ -173,9 +174,11 @@ class Handled:
                 "await in the handler what it starts, or use the client (ctx.spine). Nothing was stored."
             )
 
-    def _prepare(self, draft: Draft, inherited: Context | None, completed: Completed | None = None) -> Prepared:
+    def _prepare(
+        self, draft: Draft, inherited: Context | None, completed: Completed | None = None, *, shown: bool = True
+    ) -> Prepared:
         return self._host.drafts.prepare(
-            draft, inherited, source=self.agent, completed=completed, key=self._taken.event.key
+            draft, inherited, source=self.agent, completed=completed, key=self._taken.event.key, shown=shown
         )
 
     def unique(self, name: str) -> str:
@@ -223,7 +226,7 @@ class Handled:
 
     def _unanswered(self, prepared: Prepared) -> Prepared:
         """Return an event that was handed over without anybody who waits for it."""
-        envelope = prepared.envelope
+        envelope = unsealed(prepared.data)
         return self._host.drafts.assemble(
             envelope.type,
             envelope.payload,
@@ -233,6 +236,7 @@ class Handled:
             source=envelope.source,
             type_version=envelope.type_version,
             event_id=envelope.id,
+            shown=False,
         )
 
     async def check_addressees(self) -> None:

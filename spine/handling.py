@@ -14,6 +14,7 @@ from spine.errors import InvalidInput
 from spine.events import Context, Draft, Payload, Priority, from_ms
 from spine.handled import DONE, Done
 from spine.log.drafts import Write
+from spine.payloads import as_dict
 from spine.requests import answer, part
 from spine.sessions import Session, session_update
 from spine.steps import Steps
@@ -142,9 +143,10 @@ class Handling(Asking):
             self._host.drafts,
             self._taken.event,
             event_type,
-            normalise_payload(payload if payload is not None else {}),
+            as_dict(payload if payload is not None else {}),
             self.child_context,
             self.agent,
+            shown=False,
         )
         self.add((prepared,), (write,))
         return DONE

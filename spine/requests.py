@@ -249,13 +249,30 @@ def waiting_name(agent: str, key: str) -> str:
 
 
 def answer(
-    drafts: Drafts, request: Event[Any], event_type: str, payload: dict[str, Any], context: Context, source: str
+    drafts: Drafts,
+    request: Event[Any],
+    event_type: str,
+    payload: dict[str, Any],
+    context: Context,
+    source: str,
+    *,
+    shown: bool = True,
 ) -> tuple[Prepared, Write]:
-    """Return the event and the write that answer `request`; the write's `seq_of` is 1 (see `Write.shifted`)."""
+    """Return the event and the write that answer `request`; the write's `seq_of` is 1 (see `Write.shifted`).
+
+    Raises `InvalidPayload` naming the field that cannot be stored. For `shown` see `Drafts.prepare`.
+    """
     reply_to = request.context.reply_to
     assert reply_to is not None
     prepared = drafts.assemble(
-        event_type, payload, context, key=request.key, topic=REPLIES, source=source, priority=request.context.priority
+        event_type,
+        payload,
+        context,
+        key=request.key,
+        topic=REPLIES,
+        source=source,
+        priority=request.context.priority,
+        shown=shown,
     )
     keys = drafts.keys
     if reply_to.place is not None:

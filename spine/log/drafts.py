@@ -120,11 +120,13 @@ class Drafts:
         source: str | None = None,
         completed: Completed | None = None,
         key: str | None = None,
+        shown: bool = True,
     ) -> Prepared:
         """Check `draft` and return it ready to append. Raises `InvalidInput` naming what to change.
 
         `inherited` and `key` are context and key where the draft brings no context, and no key either; `completed`
-        returns the final context once the partition is known.
+        returns the final context once the partition is known. The `envelope` of what nobody is `shown` when it is
+        stored holds the values that were given, which may change later; its `data` does not.
         """
         event_type, payload, version, context = draft.type, draft.payload, 1, draft.context
         if type(event_type) is not str or self.catalog is not None:
@@ -148,6 +150,7 @@ class Drafts:
             version,
             None,
             completed,
+            shown,
         )
 
     def _typed(self, draft: Draft) -> tuple[str, Payload, int]:
@@ -177,8 +180,9 @@ class Drafts:
         type_version: int = 1,
         event_id: str | None = None,
         completed: Completed | None = None,
+        shown: bool = True,
     ) -> Prepared:
-        """Return an event ready to append; its type and topic are names that were checked before."""
+        """Return an event ready to append; its type and topic are names that were checked before. See `prepare`."""
         return self._assemble(
             event_type,
             payload,
@@ -191,6 +195,7 @@ class Drafts:
             type_version,
             event_id,
             completed,
+            shown,
         )
 
     def _assemble(  # by position, because this is half of what publishing costs
@@ -206,6 +211,7 @@ class Drafts:
         version: int,
         event_id: str | None,
         completed: Completed | None,
+        shown: bool,
     ) -> Prepared:
         if event_id is None:
             event_id = f"{self.producer}-{next(self._count):x}"
@@ -227,8 +233,9 @@ class Drafts:
         if completed is not None:
             context = completed(context, partition)
         given = Envelope(FORMAT, event_id, event_type, key, source, payload, context, version)
-        envelope, data = seal(given, self.max_bytes)
-        return Prepared(envelope, topic, envelope.context.priority, partition, data, dedupe_key)
+        seen, data = seal(given, self.max_bytes)
+        # What many handlers emit waits for its commit: a copy of each, which nobody looks at, is memory that goes cold.
+        return Prepared(seen if shown else given, topic, seen.context.priority, partition, data, dedupe_key)
 
 
 def check_limit(max_bytes: int) -> int:

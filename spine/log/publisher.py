@@ -265,7 +265,9 @@ class Publisher:
         originals = {} if skipped == "-" else await self._originals(prepared, skipped)
         first, count = int(first_text), len(prepared)
         self._server.highest_seen = max(self._server.highest_seen, first + count - len(originals) - 1)
-        return _Answer(groups, count, first, from_ms(int(ts_text)), originals, unconfirmed(groups[0].durability, replies[1:]))
+        return _Answer(
+            groups, count, first, from_ms(int(ts_text)), originals, unconfirmed(groups[0].durability, replies[1:])
+        )
 
     async def _originals(self, prepared: Sequence[Prepared], skipped: str) -> dict[int, Event[Any] | int | SpineError]:
         """Return, by place, what is stored under the dedupe keys that the script knew.

@@ -218,6 +218,29 @@ async def test_who_hands_work_over_and_replies_has_answered(spine: Spine, serve:
     assert [event.source async for event in spine.replay(types="*.reply")] == ["both"]
 
 
+class Changing(Agent):
+    """Goes on with a payload that it has emitted, handed over and answered with."""
+
+    name = "changing"
+
+    @on("case.opened")
+    async def open(self, event: Event[Any], ctx: Handling) -> None:
+        await ctx.publish("case.noted", event.payload)
+        await ctx.handoff("back", type="case.taken")
+        event.payload["list"].append(2)
+        await ctx.reply(event.payload)
+        event.payload["list"].append(3)
+
+
+async def test_what_a_handler_changes_afterwards_is_not_in_what_it_did(spine: Spine, serve: Serve) -> None:
+    await serve(Changing, Back)
+    reply = await spine.request("case.opened", {"list": [1]}, timeout=10)
+    assert reply.payload == {"list": [1, 2]}
+    for event_type in ("case.noted", "case.taken"):
+        (event,) = await events_of(spine, event_type)
+        assert event.payload == {"list": [1]}
+
+
 @pytest.mark.parametrize("does", [["reply", "reply"], ["handoff", "handoff"], ["handoff", "reply", "handoff"]])
 async def test_one_agent_answers_and_one_goes_on(spine: Spine, serve: Serve, does: list[str]) -> None:
     await serve(Both, Back)
