@@ -28,6 +28,7 @@ from spine.worker.limits import Limits
 from spine.worker.outcomes import Outcomes
 from spine.worker.preempting import Preempting
 from spine.worker.slots import Slots
+from spine.worker.waiting import WaitingLists
 
 if TYPE_CHECKING:
     from spine.client import Spine
@@ -78,7 +79,7 @@ class Agency:
         self.intake = Intake(self)
         self.outcomes = Outcomes(self, self._go_on)
         self.held = HeldKeys(
-            self.server, spine.reader, agent.name, self.intake.admit_waiting, self.hand.is_busy_with, self.spawn
+            self.server, spine.reader, agent.name, WaitingLists(self).admit, self.hand.is_busy_with, self.spawn
         )
         self.limits = Limits(self.server, agent, worker)
         self._leases = leases
