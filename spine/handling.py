@@ -50,6 +50,10 @@ class Handling(Asking):
             self._session = Session(self._session_state, self._change_session)
         return self._session
 
+    def end(self) -> None:
+        """The handler has ended: what is done here from now on would be lost. Nothing is kept alive by a cycle."""
+        self.over, self._session = True, None
+
     @property
     def state(self) -> Any:
         """The agent's state of the event's key, the event folded in; a copy: changes to it are lost."""

@@ -222,7 +222,7 @@ class Attempt:
         finally:
             for timer in timers:
                 timer.cancel()
-            handling.over = True
+            handling.end()
             agency.stopped(running)
             for _ in range(running.cancels if running.reason != "stop" else 0):
                 self._task.uncancel()

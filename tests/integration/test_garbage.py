@@ -8,23 +8,34 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from spine import Agent, Draft, Event, Handling, Spine, on
+from spine import Agent, Context, Draft, Event, Handling, Spine, on, reduces
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
 
 ROUNDS = 30
 
 
-class Busy(Agent):
-    """Emits an event, or answers where it is asked."""
+class Count(BaseModel):
+    n: int = 0
+
+
+class Busy(Agent[Count]):
+    """Does what handlers do, or answers where it is asked."""
 
     name = "busy"
     handled = 0
 
+    @reduces("work.do")
+    def counted(self, state: Count, event: Event[Any]) -> Count:
+        return Count(n=state.n + 1)
+
     @on("work.do")
     async def emit(self, event: Event[Any], ctx: Handling) -> None:
-        await ctx.publish("work.done", event.payload)
+        number = await ctx.step("count", lambda: ctx.state.n)
+        await ctx.session.update(number=number)
+        await ctx.publish("work.done", {"session": ctx.session.as_dict()})
         Busy.handled += 1
 
     @on("work.ask")
@@ -38,6 +49,10 @@ def seldom() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+def session(name: str) -> Context:
+    return Context(session_id=name)
 
 
 async def left_by(step: Callable[[], Awaitable[object]]) -> int:
@@ -72,7 +87,7 @@ async def test_handling_and_asking_leave_no_cycles(spine: Spine) -> None:
 
         async def handle() -> None:
             before = Busy.handled
-            await spine.publish_many([Draft("work.do", {}, key=f"k-{n}") for n in range(20)])
+            await spine.publish_many([Draft("work.do", {}, context=session(f"k-{n}")) for n in range(20)])
             await wait_until(lambda: Busy.handled == before + 20, what="all handled")
 
         async def ask() -> None:
