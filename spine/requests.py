@@ -133,6 +133,7 @@ class Requests:
             ) from None
         finally:
             self._waiting.pop(reply_to.request, None)
+            del waiter  # an error that it brings holds this frame: they would hold each other
         return answer
 
     async def read_reply(self, request_id: str, partition: int) -> Event[Any] | None:

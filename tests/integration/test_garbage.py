@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from spine import Agent, Context, Draft, Event, Handling, Spine, on, reduces
+from spine import Agent, Context, Draft, Event, Handling, RequestFailed, Retry, Spine, on, reduces
 from spine.testing.waiting import wait_until
 from spine.worker import Worker
 
@@ -41,6 +42,10 @@ class Busy(Agent[Count]):
     @on("work.ask")
     async def answer(self, event: Event[Any], ctx: Handling) -> None:
         await ctx.reply(event.payload)
+
+    @on("work.fail", retry=Retry(attempts=1))
+    async def fail(self, event: Event[Any], ctx: Handling) -> None:
+        raise RuntimeError("no")
 
 
 @pytest.fixture
@@ -93,5 +98,9 @@ async def test_handling_and_asking_leave_no_cycles(spine: Spine) -> None:
         async def ask() -> None:
             await asyncio.gather(*(spine.request("work.ask", {}, timeout=10) for _ in range(5)))
 
-        for step in (handle, ask):
+        async def fail() -> None:
+            with contextlib.suppress(RequestFailed):
+                await spine.request("work.fail", {}, timeout=10)
+
+        for step in (handle, ask, fail):
             assert await left_by(step) < ROUNDS, step.__name__
