@@ -80,7 +80,7 @@ class Batch:
     """Some events of the log, in order; there may be none among them.
 
     Each time they are gone through they are decoded anew, one by one: an event that is dropped before the next one is
-    decoded leaves its memory to that, which takes a third less time (docs/decisions/0010).
+    decoded leaves its memory to that, which takes a quarter less time (docs/decisions/0010).
 
     Attributes:
         last: seq of the last one read, whether it was selected or not.
