@@ -2,7 +2,7 @@
 --
 -- Every key is in KEYS; arguments name a key by its place there.
 
-local call, format, byte = redis.pcall, string.format, string.byte
+local call, format, byte, match = redis.pcall, string.format, string.byte, string.match
 local at = 0
 local function arg()
   at = at + 1
@@ -37,7 +37,7 @@ local function guard_batch(epoch, batch)
   end
   local last = redis.call('GET', KEYS[5])
   if last then
-    local number, reply = string.match(last, '^(%d+) (.*)$')
+    local number, reply = match(last, '^(%d+) (.*)$')
     if number == batch then
       return reply
     elseif tonumber(number) > tonumber(batch) then
@@ -260,8 +260,8 @@ local function run_op(op, seq, data, ts)
     end
   elseif command == 'forward' then
     local stored = redis.call('HGET', key, values[1])
-    local at = stored and tonumber(string.match(stored, '^%d+')) or -1
-    if at < tonumber(string.match(values[2], '^%d+')) then
+    local at = stored and tonumber(match(stored, '^%d+')) or -1
+    if at < tonumber(match(values[2], '^%d+')) then
       redis.call('HSET', key, values[1], values[2])
     end
   elseif command == 'gather' then

@@ -14,7 +14,8 @@
 --     events the unit stored and the last number given by then complete; for each index list expected not to have moved
 --     on: its place, the seq its last entry must not exceed; the arguments of its writes.
 -- Returns: `first ts outcomes registered`; outcomes holds one letter for each unit: y stored, l lease lost, p no longer
---   pending, t a key holds another type, c the key has moved on since the state that was expected.
+--   pending (or, for one that only ends, maybe another of its stream in this call: all of these are acknowledged and
+--   recorded), t a key holds another type, c the key has moved on since the state that was expected.
 
 local epoch, batch, ttl = arg(), arg(), arg()
 local known = guard_batch(epoch, batch)
@@ -60,21 +61,72 @@ local function read_ops(count)
   return ops
 end
 
+-- What one XACK acknowledges: by consumer group and stream the ids of its entries. `only` are the units that end with
+-- nothing but that.
+local acks, ack_order = {}, {}
+local function acknowledge(scope, source, id)
+  local where = scope * 65536 + source
+  local ack = acks[where]
+  if not ack then
+    ack = { key = KEYS[source], group = scopes[scope].group, ids = {}, only = {} }
+    acks[where] = ack
+    ack_order[#ack_order + 1] = ack
+  end
+  ack.ids[#ack.ids + 1] = id
+  return ack
+end
+
+-- The done records of the call, field and text in turn, by the place of their key.
+local records, record_places = {}, {}
+local function record(done, id, text, stored)
+  local fields = records[done]
+  if not fields then
+    fields = {}
+    records[done] = fields
+    record_places[#record_places + 1] = done
+  end
+  fields[#fields + 1] = match(id, '^%d+')
+  fields[#fields + 1] = text .. stored
+end
+
+local before_call = tonumber(redis.call('GET', KEYS[2]) or '0')
+local nothing_stored = format('0\t%d', before_call)
+local outcomes = {}
+
+-- A unit that stores and writes nothing but that it is done: whether its event was pending its XACK tells.
+local function end_only(i, scope, source, done)
+  local id, text = arg(), arg()
+  if scopes[scope].lost then
+    outcomes[i] = 'l'
+  elseif holds_other(done, 'hash') then
+    outcomes[i] = 't'
+  else
+    outcomes[i] = 'y'
+    local only = acknowledge(scope, source, id).only
+    only[#only + 1] = i
+    record(done, id, text, nothing_stored)
+  end
+end
+
 -- Two bytes each: how it is held, its scope, the place of what it is held in, the place of its done record or 0, how
--- many index lists are expected, how many events and how many writes it has.
+-- many index lists are expected, how many events and how many writes it has. Returns nil for one that is ended already.
 local NONE, PENDING, WAITING, HEAD, DUE, CARRIED = 0, 1, 2, 3, 4, 5
 local function read_unit(i)
   local a, b, c, d, e, f, g, h, j, k, l, m, n, o = byte(unit_heads, i * 14 - 13, i * 14)
-  local held, done, expected = a * 256 + b, g * 256 + h, {}
-  local unit = {
-    held = held, scope = scopes[c * 256 + d], source = KEYS[e * 256 + f], id = held ~= NONE and arg(), done = done,
-    text = done > 0 and arg(), expected = expected, events = l * 256 + m, first_event = events_read,
-  }
-  for x = 1, j * 256 + k do
-    expected[x] = { KEYS[num()], num() }
+  local held, done, expects, events, ops = a * 256 + b, g * 256 + h, j * 256 + k, l * 256 + m, n * 256 + o
+  local scope, source = c * 256 + d, e * 256 + f
+  if held == PENDING and done > 0 and expects + events + ops == 0 then
+    return end_only(i, scope, source, done)
   end
-  unit.ops = read_ops(n * 256 + o)
-  events_read = events_read + unit.events
+  local unit = {
+    held = held, scope = scope, source = source, id = held ~= NONE and arg(), done = done, text = done > 0 and arg(),
+    expected = {}, events = events, first_event = events_read, place = i,
+  }
+  for x = 1, expects do
+    unit.expected[x] = { KEYS[num()], num() }
+  end
+  unit.ops = read_ops(ops)
+  events_read = events_read + events
   return unit
 end
 
@@ -82,7 +134,7 @@ end
 local moved = {}
 
 local function is_pending(unit)
-  local pending = redis.pcall('XPENDING', unit.source, unit.scope.group, unit.id, unit.id, 1)
+  local pending = redis.pcall('XPENDING', KEYS[unit.source], scopes[unit.scope].group, unit.id, unit.id, 1)
   return not pending.err and #pending > 0
 end
 
@@ -91,34 +143,36 @@ local function take(unit)
   if is_pending(unit) then
     return true
   end
-  local group, consumer = unit.scope.group, unit.scope.consumer
-  local read = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', '1', 'STREAMS', unit.source, '>')
+  local scope = scopes[unit.scope]
+  local read = redis.pcall(
+    'XREADGROUP', 'GROUP', scope.group, scope.consumer, 'COUNT', '1', 'STREAMS', KEYS[unit.source], '>'
+  )
   return read and not read.err and read[1][2][1][1] == unit.id
 end
 
 local function check(unit)
-  if unit.scope.lost then
+  local held = unit.held
+  if scopes[unit.scope].lost then
     return 'l'
   end
   -- To take an event is a write, but none that has to be taken back where the unit is refused: it is pending then, as any
   -- other, and not in the way of those behind it in its stream, whose commits are to take them.
-  if unit.held == CARRIED then
+  if held == CARRIED then
     if not take(unit) then
       return 'p'
     end
-  -- The acknowledgement itself tells whether an event was pending; it has to be known earlier where others follow.
-  elseif unit.held == PENDING and unit.events > 0 then
+  elseif held == PENDING then
     if not is_pending(unit) then
       return 'p'
     end
-  elseif (unit.held == WAITING or unit.held == HEAD) and redis.call('LINDEX', unit.source, 0) ~= unit.id then
+  elseif (held == WAITING or held == HEAD) and redis.call('LINDEX', KEYS[unit.source], 0) ~= unit.id then
     return 'p'
-  elseif unit.held == DUE and not redis.call('ZSCORE', unit.source, unit.id) then
+  elseif held == DUE and not redis.call('ZSCORE', KEYS[unit.source], unit.id) then
     return 'p'
   end
   for _, expected in ipairs(unit.expected) do
     local latest = redis.call('LINDEX', expected[1], -1)
-    if moved[expected[1]] or (latest and tonumber(string.match(latest, '^%d+')) > expected[2]) then
+    if moved[expected[1]] or (latest and tonumber(match(latest, '^%d+')) > expected[2]) then
       return 'c'
     end
   end
@@ -161,24 +215,26 @@ local function append(accepted, first, ts)
   return failed
 end
 
--- Give up the handled event; false when it was not held any more.
+-- Give up the handled event.
 local function give_up(unit)
-  if unit.held == PENDING or unit.held == CARRIED then
-    return call('XACK', unit.source, unit.scope.group, unit.id) == 1 or unit.events > 0
-  elseif unit.held == WAITING then
-    redis.call('LPOP', unit.source)
-  elseif unit.held == DUE then
-    redis.call('ZREM', unit.source, unit.id)
+  local held = unit.held
+  if held == PENDING or held == CARRIED then
+    acknowledge(unit.scope, unit.source, unit.id)
+  elseif held == WAITING then
+    redis.call('LPOP', KEYS[unit.source])
+  elseif held == DUE then
+    redis.call('ZREM', KEYS[unit.source], unit.id)
   end
-  return true
 end
 
-local units, outcomes, accepted = {}, {}, {}
+local units, accepted = {}, {}
 for i = 1, unit_count do
   local unit = read_unit(i)
-  units[i] = unit
-  outcomes[i] = check(unit)
-  if outcomes[i] == 'y' then
+  if unit then
+    outcomes[i] = check(unit)
+  end
+  if unit and outcomes[i] == 'y' then
+    units[#units + 1] = unit
     unit.offset = #accepted
     for place = unit.first_event + 1, unit.first_event + unit.events do
       accepted[#accepted + 1] = place
@@ -189,47 +245,35 @@ for i = 1, unit_count do
 end
 
 local ts = stamp()
-local given, first, registered = nil, 0, ''
+local first, registered = 0, ''
 if #accepted > 0 then
-  given = redis.call('INCRBY', KEYS[2], #accepted) - #accepted
-  first = given + 1
+  first = before_call + 1
+  redis.call('INCRBY', KEYS[2], #accepted)
   registered = register()
   local failed = append(accepted, first, ts)
   if failed then
     return failed
   end
-else
-  given = tonumber(redis.call('GET', KEYS[2]) or '0')
 end
 
--- The done records of the call, field and text in turn, by the place of their key.
-local records, record_places = {}, {}
-local function record(unit)
-  local fields = records[unit.done]
-  if not fields then
-    fields = {}
-    records[unit.done] = fields
-    record_places[#record_places + 1] = unit.done
-  end
-  fields[#fields + 1] = string.match(unit.id, '^%d+')
-  fields[#fields + 1] = unit.text .. format('%d\t%d', unit.events, given + unit.offset + unit.events)
-end
-
-for i, unit in ipairs(units) do
-  if outcomes[i] == 'y' then
-    if give_up(unit) then
-      for _, op in ipairs(unit.ops) do
-        local place = op[4]
-        if place > 0 then
-          run_op(op, format('%d', first + unit.offset + place - 1), ARGV[before + unit.first_event + place], ts)
-        else
-          run_op(op, nil, nil, ts)
-        end
-      end
-      if unit.done > 0 then
-        record(unit)
-      end
+for _, unit in ipairs(units) do
+  give_up(unit)
+  for _, op in ipairs(unit.ops) do
+    local place = op[4]
+    if place > 0 then
+      run_op(op, format('%d', first + unit.offset + place - 1), ARGV[before + unit.first_event + place], ts)
     else
+      run_op(op, nil, nil, ts)
+    end
+  end
+  if unit.done > 0 then
+    record(unit.done, unit.id, unit.text, format('%d\t%d', unit.events, before_call + unit.offset + unit.events))
+  end
+end
+for _, ack in ipairs(ack_order) do
+  local acknowledged = call('XACK', ack.key, ack.group, unpack(ack.ids))
+  if acknowledged ~= #ack.ids then -- of those that were looked up before, none is missing
+    for _, i in ipairs(ack.only) do
       outcomes[i] = 'p'
     end
   end

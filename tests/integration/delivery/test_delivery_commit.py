@@ -16,6 +16,7 @@ from recording import Recorder, die, everything, outcomes, pending
 from tenacity import wait_none
 
 from spine import Agent, Context, Event, Handling, InvalidPayload, Retry, Spine, on, reduces
+from spine.keys import partition_of
 from spine.testing.waiting import wait_until
 
 ONCE = Retry(attempts=1)
@@ -192,6 +193,44 @@ async def test_a_commit_that_was_overtaken_stores_nothing(spine: Spine, serve: A
     second = await spine.publish("a.b", {}, key="k")
     await wait_until(lambda: _done(spine, raw, second.seq))
     assert [one.type for one in await everything(spine)] == ["a.b", "a.b", "a.c"]
+
+
+async def test_one_acknowledged_by_hand_spoils_nothing_for_those_committed_with_it(
+    spine: Spine, serve: Any, raw: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = asyncio.Event()
+
+    class Waiting(Recorder):
+        @on("a.b")
+        async def handle(self, event: Event[Any], ctx: Handling) -> None:
+            self.note(event)
+            await gate.wait()
+            if event.payload:
+                ctx.publish("a.c", {})
+
+    await serve(Waiting)
+    keys = [key for key in map(str, range(1_000)) if partition_of(key, 8) == 0][:4]
+    events = [await spine.publish("a.b", {"says": 1} if key == keys[3] else {}, key=key) for key in keys]
+    await wait_until(lambda: Waiting.count == 4)
+    await wait_until(lambda: _are_pending(raw, spine, 4))
+    assert await raw.xack(spine.server.keys.log(0, 1, "a.b"), "recorder", f"{events[1].seq}-0") == 1
+    gate.set()
+    await wait_until(lambda: _are_done(spine, raw, 4), what="all four done")
+    assert await pending(raw, spine, "recorder") == 0
+    assert [event.type for event in await everything(spine)].count("a.c") == 1
+    assert "acknowledged elsewhere" in caplog.text
+    last = await spine.publish("a.b", {}, key=keys[1])
+    await wait_until(lambda: _are_done(spine, raw, 5), what="the next of the key done")
+    assert Waiting.seen[keys[1]] == [events[1].seq, last.seq]
+    assert Waiting.count == 5
+
+
+async def _are_pending(raw: redis.asyncio.Redis, spine: Spine, count: int) -> bool:
+    return await pending(raw, spine, "recorder") == count
+
+
+async def _are_done(spine: Spine, raw: redis.asyncio.Redis, count: int) -> bool:
+    return len(await outcomes(spine, raw, "recorder")) == count
 
 
 async def test_a_payload_that_is_not_of_its_model_fails_its_event_alone(spine: Spine, serve: Any) -> None:
