@@ -55,6 +55,15 @@ def _loosened(struct: type[msgspec.Struct], **replaced: Any) -> type[msgspec.Str
     return msgspec.defstruct(f"Loose{struct.__name__}", fields, array_like=True, frozen=True)
 
 
+class _UpToPayload(msgspec.Struct, array_like=True, gc=False):
+    format: int
+    id: str
+    type: str
+    key: str
+    source: str
+    payload: dict[str, Any]
+
+
 class _FormatOnly(msgspec.Struct, array_like=True, gc=False):
     format: int
 
@@ -85,6 +94,7 @@ def _plain(value: Any) -> Any:
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 _decode = msgspec.msgpack.Decoder(Envelope, ext_hook=_no_extension).decode
 _decode_loose = msgspec.msgpack.Decoder(_LooseEnvelope, ext_hook=_no_extension).decode
+_decode_up_to_payload = msgspec.msgpack.Decoder(_UpToPayload, ext_hook=_no_extension).decode
 _decode_format = msgspec.msgpack.Decoder(_FormatOnly).decode
 _decode_payload = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_no_extension).decode
 _decode_context = msgspec.msgpack.Decoder(_LooseContext, ext_hook=_no_extension).decode
@@ -240,6 +250,11 @@ def unsealed(raw: bytes, limit: int = HARD_MAX_BYTES) -> Envelope:
     if envelope.format != FORMAT:
         raise UnknownVersion(f"has format {envelope.format}; this version reads {FORMAT}")
     return envelope
+
+
+def payload_of(raw: bytes) -> dict[str, Any]:
+    """Return the payload of an event that `decode` has read before, anew."""
+    return _decode_up_to_payload(memoryview(raw)[4:]).payload
 
 
 def decode(seq: int, topic: str, ts: datetime, raw: bytes, limit: int = HARD_MAX_BYTES) -> Event[Any]:

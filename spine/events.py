@@ -198,18 +198,25 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 
 
 def caused_by(
-    event: Event[Any], agent: str | None, *, context: Context | None = None, priority: Priority | None = None
+    event: Event[Any],
+    agent: str | None,
+    *,
+    context: Context | None = None,
+    priority: Priority | None = None,
+    payload: Map | None = None,
 ) -> Context:
     """Return the context of what `agent` publishes while it handles `event`.
 
     Where an answer goes, who waits for it, and what was handed over stay with `event`. `context` is that of the event
-    as its handler sees it, with the newest session. Spelled out, because it is made for each event that is handled:
+    as its handler sees it, with the newest session, `payload` what it is stored with where its handler may have changed
+    that. Spelled out, because it is made for each event that is handled:
     `msgspec.structs.replace` takes three times as long.
     """
     seen = context or event.context
     return Context(
         correlation=seen.correlation,
-        request=seen.request or {"seq": event.seq, "type": event.type, "payload": event.payload},
+        request=seen.request
+        or {"seq": event.seq, "type": event.type, "payload": event.payload if payload is None else payload},
         session_id=seen.session_id,
         session=seen.session,
         session_seq=seen.session_seq,

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Seque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spine.codec import unsealed
+from spine.codec import payload_of, unsealed
 from spine.connection import Server
 from spine.delivery.hand import Taken
 from spine.errors import InvalidInput, TooLarge
@@ -118,20 +118,31 @@ class Handled:
         self._outputs = 0
         self._bytes = 0
         self._child: Context | None = None
+        self._stored_payload: dict[str, Any] | None = None
         self._calls: dict[str, int] = {}
         self._waits = 0
 
     @property
     def received(self) -> Event[Any]:
-        """The event as it is stored; `event` may hold the validated model of its payload."""
+        """The event that is handled; `event` may hold the validated model of its payload."""
         return self._taken.event
+
+    @property
+    def stored_payload(self) -> dict[str, Any]:
+        """The payload as it is stored, whatever the handler did to the one it was given."""
+        if self._stored_payload is None:
+            self._stored_payload = payload_of(self._taken.raw)
+        return self._stored_payload
 
     @property
     def child_context(self) -> Context:
         """The context that what is published here inherits."""
         if self._child is None:
             priority = _PRIORITIES[self._taken.lane]
-            self._child = caused_by(self._taken.event, self.agent, context=self.context, priority=priority)
+            payload = None if self.context.request else self.stored_payload
+            self._child = caused_by(
+                self._taken.event, self.agent, context=self.context, priority=priority, payload=payload
+            )
         return self._child
 
     def inherit_priority(self, priority: Priority) -> None:

@@ -131,7 +131,7 @@ class Handling(Asking):
 
         Decided by `payload`, and by the event's own where none is given.
         """
-        decision = router.decide(self.received.payload if payload is None else payload)
+        decision = router.decide(self.stored_payload if payload is None else payload)
         self.handoff(decision.to, payload, type=type, reason=decision.reason)
         return decision
 

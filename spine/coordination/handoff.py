@@ -165,7 +165,7 @@ def _work(handling: Handling, payload: Payload | None, type: str | None) -> tupl
     event = handling.received
     if type is None:
         type = payload.event_type if isinstance(payload, EventType) and payload.event_type else event.type
-    return type, event.payload if payload is None else normalise_payload(payload)
+    return type, handling.stored_payload if payload is None else normalise_payload(payload)
 
 
 def _pass_on(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from spine.codec import decode
 from spine.events import Event, Priority
 from spine.log.streams import LANES
 
@@ -22,7 +23,8 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     """One event that this worker holds.
 
     Attributes:
-        event: the event.
+        event: the event; its handler may change its payload.
+        raw: how it is stored.
         order_key: what order is kept by: its key, or something unique without order.
         order: place within the key's events of one lane; its seq, or its place in the waiting list.
         partition: its partition.
@@ -49,6 +51,7 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     """
 
     event: Event[Any]
+    raw: bytes = b""
     order_key: str
     order: int
     partition: int
@@ -72,6 +75,10 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     by_age: bool = False
     since: float = 0.0
     size: int = 0
+
+    def as_stored(self) -> Event[Any]:
+        """Return the event as it is stored, whatever its handler did to it."""
+        return decode(self.event.seq, self.event.topic, self.event.ts, self.raw)
 
     @property
     def reference(self) -> str:

@@ -366,6 +366,7 @@ class Agency:
     def interrupted(self, taken: Taken) -> None:
         """A handler was cut off without fault of its own: its event is at its old place, is taken again, or is lost."""
         taken.interrupted = True
+        taken.event = taken.as_stored()  # what its handler did to the payload is no business of the next run
         self.not_alone(taken)
         if taken.counted and self.is_ours(taken):
             self.outcomes.uncount(taken)

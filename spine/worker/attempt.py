@@ -228,8 +228,9 @@ class Attempt:
                 self._task.uncancel()
 
     def _read_by(self, spec: HandlerSpec) -> Event[Any]:
-        """Return the event as the handler asks for it."""
-        event = upcast(self._event, spec.model)
+        """Return the event as the handler asks for it; what it does to that is no part of the state."""
+        event = self._event if self._state is None else self.taken.as_stored()
+        event = upcast(event, spec.model)
         return event if spec.model is None else event.with_payload(as_model(spec.model, event.payload))
 
     async def _call_in_thread(self, spec: HandlerSpec, event: Event[Any], handling: Handling) -> None:
@@ -364,7 +365,7 @@ class Attempt:
         if self._event.context.reply_to is None:
             return [], ()
         payload = {"error_type": type(error).__name__, "error": said(error), "request": self._event.seq}
-        context = caused_by(self._event, self._agency.name)
+        context = caused_by(self.taken.as_stored(), self._agency.name)
         prepared, write = answer(self._agency.drafts, self._event, FAILED, payload, context, self._agency.name)
         return [prepared], (write,)
 

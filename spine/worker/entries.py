@@ -32,6 +32,7 @@ class Entries:
         event = decode_entry(stream.topic, entry)
         return Taken(
             event=event,
+            raw=entry[1][1],
             order_key=event.key if self._agency.agent.ordering == "key" else f"{event.seq}",
             order=event.seq,
             partition=partition.number,

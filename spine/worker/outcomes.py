@@ -308,7 +308,12 @@ class Outcomes:
         if isinstance(error, LeaseLost):
             agency.lose(partition.lease)
         elif isinstance(error, NoLongerPending):
-            logger.warning("%s: event %d was acknowledged elsewhere: %s", agency.name, taken.event.seq, error)
+            logger.warning(
+                "%s: event %d, or one committed with it, was acknowledged elsewhere: %s",
+                agency.name,
+                taken.event.seq,
+                error,
+            )
             agency.states.forget(taken.event.key)
             if not partition.draining:
                 agency.intake.reopen(partition)

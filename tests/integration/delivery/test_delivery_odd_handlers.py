@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from recording import Recorder, everything
 from tenacity import wait_none
 
-from spine import Agent, Event, Handling, InvalidInput, Retry, Spine, on, reduces
+from spine import Agent, Event, Handling, InvalidInput, Priority, Retry, Spine, on, reduces
 from spine.testing.waiting import wait_until
 
 ONCE = Retry(attempts=1)
@@ -303,3 +303,94 @@ async def test_a_reducer_that_ends_programs_parks_its_key_alone(spine: Spine, se
     await spine.publish("a.bad", key="k")
     await spine.publish("a.good", key="other")
     await wait_until(lambda: Exits.handled == 1)
+
+
+async def test_what_a_handler_does_to_its_payload_concerns_nobody_else(spine: Spine, serve: Any) -> None:
+    class Changing(Recorder):
+        @on("a.b")
+        async def handle(self, event: Event[Any], ctx: Handling) -> None:
+            event.payload["n"] += 1
+            event.payload["lines"].append("mine")
+            ctx.publish("a.c", event.payload)
+            ctx.handoff("recorder", type="a.d")
+
+        @on("a.d")
+        async def keep(self, event: Event[Any]) -> None: ...
+
+    await serve(Changing)
+    await spine.publish("a.b", {"n": 1, "lines": ["theirs"]}, key="k")
+    await wait_until(lambda: _has(spine, "a.d"), what="the handoff")
+    _, published, handed = await everything(spine)
+    assert published.payload == {"n": 2, "lines": ["theirs", "mine"]}
+    for event in (published, handed):
+        assert event.context.request is not None
+        assert event.context.request["payload"] == {"n": 1, "lines": ["theirs"]}
+    assert handed.payload == {"n": 1, "lines": ["theirs"]}
+
+
+class Lines(BaseModel):
+    lines: list[Any] = []
+
+
+@pytest.mark.parametrize("as_model", [False, True])
+async def test_what_a_handler_does_to_its_payload_is_no_part_of_the_state(
+    spine: Spine, serve: Any, as_model: bool
+) -> None:
+    ended: list[Any] = []
+
+    class Keeping(Agent[Lines]):
+        name = "keeping"
+        state_model = Lines
+
+        @reduces("a.b")
+        def fold(self, state: Lines, event: Event[Any]) -> Lines:
+            return Lines.model_construct(lines=[*state.lines, event.payload["lines"]])
+
+        if as_model:
+
+            @on("a.b")
+            async def read(self, event: Event[Lines], ctx: Handling) -> None:
+                event.payload.lines[0].append("mine")
+                ended.append(ctx.state.lines)
+
+        else:
+
+            @on("a.b")
+            async def handle(self, event: Event[Any], ctx: Handling) -> None:
+                event.payload["lines"][0].append("mine")
+                ended.append(ctx.state.lines)
+
+    await serve(Keeping)
+    for _ in range(2):
+        await spine.publish("a.b", {"lines": [["theirs"]]}, key="k")
+    await wait_until(lambda: len(ended) == 2)
+    assert ended == [[[["theirs"]]], [[["theirs"]], [["theirs"]]]]
+
+
+async def test_a_run_after_an_interrupted_one_finds_the_payload_as_it_was(spine: Spine, serve: Any) -> None:
+    found: list[Any] = []
+
+    class Interrupted(Recorder):
+        concurrency = 1
+
+        @on("a.slow", preemptible=True)
+        async def slow(self, event: Event[Any]) -> None:
+            event.payload["n"] += 1
+            found.append(event.payload["n"])
+            if len(found) == 1:
+                await asyncio.sleep(60)
+
+        @on("a.urgent")
+        async def urgent(self, event: Event[Any]) -> None:
+            self.note(event)
+
+    await serve(Interrupted)
+    await spine.publish("a.slow", {"n": 0}, key="k", priority=Priority.BACKGROUND)
+    await wait_until(lambda: found, what="the first run")
+    await spine.publish("a.urgent", {}, key="other", priority=Priority.URGENT)
+    await wait_until(lambda: len(found) == 2, what="the second run")
+    assert found == [1, 1]
+
+
+async def _has(spine: Spine, event_type: str) -> bool:
+    return any(event.type == event_type for event in await everything(spine))
