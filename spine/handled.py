@@ -165,8 +165,9 @@ class Handled:
         Raises `InvalidInput` when the handling is over, `TooLarge` when it is more than one commit takes.
         """
         self.check_going_on()
-        outputs = self._outputs + max(1, len(events))
-        size = self._bytes + sum([len(event.data) for event in events])
+        outputs, size = self._outputs + max(1, len(events)), self._bytes
+        for event in events:
+            size += len(event.data)
         if outputs > MAX_EVENTS_A_BATCH or size > MAX_BYTES_A_BATCH:
             raise TooLarge(
                 f"what the handler of event {self.received.seq} emits is over the limit of {MAX_EVENTS_A_BATCH:,} "
@@ -174,7 +175,8 @@ class Handled:
                 "of an event of your own. Nothing was stored."
             )
         self._outputs, self._bytes = outputs, size
-        self.writes += [write.shifted(len(self.events)) for write in writes]
+        for write in writes:
+            self.writes.append(write.shifted(len(self.events)))
         self.events += events
 
     def check_going_on(self) -> None:
