@@ -37,17 +37,18 @@ class SessionState(msgspec.Struct, frozen=True):
     cause: int = 0
 
 
-async def load_sessions(server: Server, session_ids: list[str]) -> dict[str, SessionState]:
-    """Return the sessions as they stand, in one round trip."""
+async def load_raw_sessions(server: Server, session_ids: list[str]) -> dict[str, list[bytes]]:
+    """Return the sessions as they are stored (see `session_state`), in one round trip."""
     commands: list[tuple[Argument, ...]] = [
         ("HGETALL", server.keys.session(partition_of(session_id, server.partitions), session_id))
         for session_id in session_ids
     ]
     replies = await server.commands(*commands)
-    return {session_id: _session(raw) for session_id, raw in zip(session_ids, replies, strict=True)}
+    return dict(zip(session_ids, replies, strict=True))
 
 
-def _session(raw: list[bytes]) -> SessionState:
+def session_state(raw: list[bytes]) -> SessionState:
+    """Return the session stored as `raw`: fields and values of its hash in turn."""
     values: dict[str, Any] = {}
     seq = cause = 0
     for i in range(0, len(raw), 2):

@@ -31,7 +31,7 @@ from spine.log.reader import Reader
 from spine.log.streams import Streams
 from spine.names import check_key, check_name
 from spine.requests import GATHER, Requests
-from spine.sessions import load_sessions, session_update
+from spine.sessions import load_raw_sessions, session_state, session_update
 from spine.timers import Scheduled, Timers, due_ms
 
 DEFAULT_NAMESPACE = "default"
@@ -219,8 +219,8 @@ class Spine(Requesting, Past, Agents):
 
     async def session(self, session_id: str) -> dict[str, Any]:
         """Return the state of a session."""
-        found = await load_sessions(self.server, [check_key(session_id, "session id")])
-        return found[session_id].values
+        found = await load_raw_sessions(self.server, [check_key(session_id, "session id")])
+        return session_state(found[session_id]).values
 
     async def update_session(self, session_id: str, changes: Mapping[str, Any]) -> Event[Any]:
         """Change fields of a session (``None`` removes one); return the event that says so."""

@@ -81,6 +81,8 @@ class Partition:
         failures: how often in a row it could not be read.
         retry_at: when it may be tried again (monotonic seconds).
         looked_at: when every stream was last to be looked at (monotonic seconds).
+        has_sessions: a session changed some time or other, not necessarily one of this partition.
+        session_changes: how often a session of the partition may have changed, as far as was heard.
         unknown: a stream was heard of that the topic list did not have when it was last looked at. Nothing may run on
             the strength of what is read until it has been looked at again: the stream may hold earlier events.
     """
@@ -95,6 +97,7 @@ class Partition:
         self._subscribed: dict[int, Stream] = {}
         self._starts: dict[int, str] = {}
         self._others: set[int] = set()
+        self._session_streams: frozenset[int] = frozenset()
         self._position: dict[int, int] = {}
         self._recheck: dict[int, int] = {}
         self._grouped: set[int] = set()
@@ -108,6 +111,8 @@ class Partition:
         self.failures = 0
         self.retry_at = 0.0
         self.looked_at = time.monotonic()
+        self.has_sessions = False
+        self.session_changes = 0
         self.unknown = True
         self.head = 0
 
@@ -126,8 +131,8 @@ class Partition:
         """The lanes of which a stream may hold entries that were not taken."""
         return {self._subscribed[number].lane for number in self._position}
 
-    def subscribe(self, wanted: list[Stream], others: set[int]) -> None:
-        """Say which streams to read: all of them, and the numbers of those that are none of ours.
+    def subscribe(self, wanted: list[Stream], others: set[int], sessions: frozenset[int] = frozenset()) -> None:
+        """Say which streams to read: all of them, the numbers of those that are none of ours, and those of sessions.
 
         New ones are read from the start; so is one whose number was another's before the data was lost.
         Whether the list is newer than what was heard the caller knows: it sets `unknown`.
@@ -142,7 +147,8 @@ class Partition:
                 self._subscribed[number] = stream
                 self._starts[number] = f"{self._start_of(stream.topic)}-0"
                 self._position.setdefault(number, 0)
-        self._others = others
+        self._others, self._session_streams = others, sessions
+        self.has_sessions = self.has_sessions or bool(sessions)
 
     def look_everywhere(self) -> None:
         """Rings may have been missed: look at every stream again."""
@@ -151,6 +157,7 @@ class Partition:
         for number in self._subscribed:
             self._position.setdefault(number, seen)
             self._rung[number] = _NEWER_THAN_ALL
+        self.session_changes += 1
         self.unknown = True
 
     def read_anew(self) -> None:
@@ -167,6 +174,8 @@ class Partition:
                 continue
             for raw in fields[1].split(b","):
                 number = int(raw)
+                if number in self._session_streams:
+                    self.session_changes += 1
                 if number in self._subscribed:
                     news = True
                     self._carrying = (number, ring) if len(fields) > 2 and not self._position else None
@@ -174,6 +183,7 @@ class Partition:
                     self._rung[number] = max(self._rung.get(number, _OLDEST), _id(ring_id))
                 elif number not in self._others:
                     news = self.unknown = True
+                    self.session_changes += 1
         return news
 
     def carried(self) -> Carried | None:

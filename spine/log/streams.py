@@ -96,6 +96,7 @@ class Streams:
 
     async def refresh(self) -> None:
         """Read the streams of the namespace from the server."""
+        self.keep_up()
         found = {int(number): name for name, number in (await self._server.hash(self._server.keys.streams)).items()}
         if any(found.get(number) != stream_name(s.lane, s.topic) for number, s in self._by_number.items()):
             self.forget()

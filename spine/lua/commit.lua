@@ -89,9 +89,14 @@ local function record(done, id, text, stored)
   fields[#fields + 1] = text .. stored
 end
 
-local before_call = tonumber(redis.call('GET', KEYS[2]) or '0')
-local nothing_stored = format('0\t%d', before_call)
-local outcomes = {}
+-- The last number given before this call.
+local given
+local function given_before()
+  given = given or tonumber(redis.call('GET', KEYS[2]) or '0')
+  return given
+end
+
+local outcomes, nothing_stored = {}, nil
 
 -- A unit that stores and writes nothing but that it is done: whether its event was pending its XACK tells.
 local function end_only(i, scope, source, done)
@@ -104,6 +109,7 @@ local function end_only(i, scope, source, done)
     outcomes[i] = 'y'
     local only = acknowledge(scope, source, id).only
     only[#only + 1] = i
+    nothing_stored = nothing_stored or format('0\t%d', given_before())
     record(done, id, text, nothing_stored)
   end
 end
@@ -247,8 +253,8 @@ end
 local ts = stamp()
 local first, registered = 0, ''
 if #accepted > 0 then
-  first = before_call + 1
-  redis.call('INCRBY', KEYS[2], #accepted)
+  given = redis.call('INCRBY', KEYS[2], #accepted) - #accepted
+  first = given + 1
   registered = register()
   local failed = append(accepted, first, ts)
   if failed then
@@ -267,7 +273,7 @@ for _, unit in ipairs(units) do
     end
   end
   if unit.done > 0 then
-    record(unit.done, unit.id, unit.text, format('%d\t%d', unit.events, before_call + unit.offset + unit.events))
+    record(unit.done, unit.id, unit.text, format('%d\t%d', unit.events, given_before() + unit.offset + unit.events))
   end
 end
 for _, ack in ipairs(ack_order) do

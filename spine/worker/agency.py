@@ -19,14 +19,13 @@ from spine.errors import LeaseLost, SpineError
 from spine.events import Event, Priority
 from spine.handling import Handling
 from spine.log.drafts import Drafts, Prepared, Write
-from spine.log.streams import LANES, SESSIONS
-from spine.sessions import SessionState, load_sessions
-from spine.worker.attempt import Attempt, Running, empty_session
+from spine.worker.attempt import Attempt, Running
 from spine.worker.held import HeldKeys
 from spine.worker.intake import Intake
 from spine.worker.limits import Limits
 from spine.worker.outcomes import Outcomes
 from spine.worker.preempting import Preempting
+from spine.worker.sessions import Sessions
 from spine.worker.slots import Slots
 from spine.worker.waiting import WaitingLists
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("spine")
 
-SESSIONS_AT_HAND = 20_000
 PUT_OFF_S = 0.5
 
 
@@ -69,6 +67,7 @@ class Agency:
         self.catalog = spine.catalog if agent.catalog is None else agent.catalog
         self.drafts = Drafts(self.server.keys, agent.name, self.server.partitions, spine.drafts.max_bytes, self.catalog)
         self.states = States(spine.reader, agent)
+        self.sessions = Sessions(self)
         self.hand = Hand(agent.ageing_s, ordered=agent.ordering == "key")
         self.partitions: dict[int, Partition] = {}
         self.paused = False
@@ -90,7 +89,6 @@ class Agency:
         self._slots = Slots(at_once, self._next_work, self.hand.has_ready, f"spine-{agent.name}")
         self._running: dict[int, Running] = {}
         self._preempting = Preempting(agent, self.hand, self._slots, self._running, self.limits)
-        self._sessions: dict[str, SessionState] = {}
         self._cancelled: dict[str, int] = {}
         self._suspects = asyncio.Lock()
         self._alone_now = 0
@@ -278,23 +276,7 @@ class Agency:
         events = [one.event for one in taken]
         if self.states.kept and events:
             await self.states.load(events)
-        wanted = self._sessions_wanted(taken)
-        if wanted:
-            if len(self._sessions) > SESSIONS_AT_HAND:
-                self._sessions.clear()
-            self._sessions.update(await load_sessions(self.server, sorted(wanted)))
-
-    def _sessions_wanted(self, taken: list[Taken]) -> set[str]:
-        """Return the sessions to load: those that may have changed, as far as the bells of their partitions tell."""
-        wanted = {one.event.context.session_id: one for one in taken}
-        wanted.pop(None, None)
-        if wanted and not any(self.spine.streams.number(lane, SESSIONS) for lane in LANES):
-            blind = {partition.number for partition in self.partitions.values() if partition.unknown}
-            for session_id, one in list(wanted.items()):
-                if session_id == one.event.key and one.partition not in blind:
-                    del wanted[session_id]
-                    self._sessions.pop(session_id, None)
-        return {session_id for session_id in wanted if session_id is not None}
+        await self.sessions.prepare(taken)
 
     def handler(self, event_type: str) -> HandlerSpec | None:
         """Return the handler for a type."""
@@ -316,11 +298,6 @@ class Agency:
     def threads(self) -> ThreadPoolExecutor:
         """The threads that plain ``def`` handlers run in."""
         return ThreadPoolExecutor(self.concurrency, f"spine-{self.name}")
-
-    def session(self, event: Event[Any]) -> SessionState:
-        """Return the session of an event as it stood when the event was taken."""
-        session_id = event.context.session_id
-        return empty_session() if session_id is None else self._sessions.get(session_id, empty_session())
 
     def overtakes(self, taken: Taken) -> bool:
         """Tell whether earlier events of its key may be unhandled when `taken` runs."""

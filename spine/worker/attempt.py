@@ -26,6 +26,7 @@ from spine.payloads import as_model
 from spine.requests import FAILED, answer
 from spine.sessions import SessionState
 from spine.state.fold import Cell
+from spine.worker.sessions import NO_SESSION
 
 if TYPE_CHECKING:
     from spine.worker.agency import Agency
@@ -126,9 +127,10 @@ class Attempt:
         agency, taken = self._agency, self.taken
         if taken.suspect and not taken.counted and agency.may_begin(taken):
             await agency.outcomes.count(taken)
+        session = NO_SESSION if self._event.context.session_id is None else await agency.sessions.of(taken)
         if agency.may_begin(taken):
             taken.passing = taken.passing or (taken.source == "pending" and taken.order_key in agency.held)
-            await self._handle(spec)
+            await self._handle(spec, session)
         else:
             agency.interrupted(taken)
 
@@ -177,9 +179,8 @@ class Attempt:
     def _state_writes(self) -> tuple[Write, ...]:
         return () if self._folded is None else self._agency.states.writes(self._event.key, self._folded)
 
-    async def _handle(self, spec: HandlerSpec) -> None:
+    async def _handle(self, spec: HandlerSpec, session: SessionState) -> None:
         agency, event = self._agency, self._event
-        session = agency.session(event)
         handling = Handling(agency, self.taken, event, self._state, session, refresh=spec.stale != "handle")
         self._handling = handling
         if spec.stale == "drop" and handling.moved_on:
@@ -387,11 +388,3 @@ class Attempt:
             outcome,
         ).kept(agency.server.keys, agency.name, taken.partition, taken.event.seq)
         agency.outcomes.commit(taken, events, (*writes, *self._state_writes()), done, parks=parks)
-
-
-def empty_session() -> SessionState:
-    """Return the session of an event without one."""
-    return _NO_SESSION
-
-
-_NO_SESSION = SessionState()

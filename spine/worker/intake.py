@@ -17,7 +17,7 @@ from spine.delivery.partition import Carried, Partition, Read, take_all
 from spine.delivery.stash import Stash
 from spine.errors import DecodeError, LeaseLost, SpineError
 from spine.events import Priority
-from spine.log.streams import LANES, Stream
+from spine.log.streams import LANES, SESSIONS, Stream
 from spine.names import matcher
 from spine.worker.entries import Entries
 from spine.worker.room import Room
@@ -358,13 +358,14 @@ class Intake:
     def _subscribe(self, partition: Partition) -> None:
         wanted: list[Stream] = []
         others: set[int] = set()
+        sessions = frozenset(stream.number for stream in self._agency.spine.streams.all() if stream.topic == SESSIONS)
         for stream in self._agency.spine.streams.all():
             if self._reads(stream.topic):
                 wanted.append(stream)
             else:
                 others.add(stream.number)
         self.lanes.update(stream.lane for stream in wanted)
-        partition.subscribe(wanted, others)
+        partition.subscribe(wanted, others, sessions)
 
     def _start_of(self, topic: str) -> int:
         """Return the seq after which a topic is read: where the agent began to declare it."""

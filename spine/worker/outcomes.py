@@ -267,6 +267,8 @@ class Outcomes:
     def _ended(self, unit: Unit, error: BaseException | None) -> None:
         if self._settled(unit, error, again=True):
             taken: Taken = unit.tag
+            if error is None:
+                self._agency.sessions.stored(unit.events)
             self._agency.hand.finished(taken)
             self._agency.held.finished(taken.order_key)
 
