@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from spine import Agent, Context, Draft, Event, Handling, Spine, on
+from spine.delivery.partition import Partition
 from spine.testing.waiting import wait_until
 
 
@@ -64,10 +65,16 @@ async def test_work_on_a_stale_session_is_a_choice(spine: Spine, serve: Any) -> 
 
 
 @pytest.mark.parametrize("key", ["s", "another"])
+@pytest.mark.parametrize("hears", [True, False])
 async def test_each_of_many_in_hand_finds_the_session_as_the_one_before_left_it(
-    spine: Spine, serve: Any, key: str
+    spine: Spine, serve: Any, monkeypatch: pytest.MonkeyPatch, key: str, hears: bool
 ) -> None:
     found: list[int] = []
+    if not hears:  # the bell comes later than the next handler begins
+        subscribe = Partition.subscribe
+        monkeypatch.setattr(
+            Partition, "subscribe", lambda self, wanted, others, sessions: subscribe(self, wanted, others)
+        )
 
     class Counting(Agent):
         name = "counting"
@@ -126,6 +133,14 @@ async def test_what_a_handler_does_to_a_value_of_the_session_is_lost(spine: Spin
     await spine.publish_many([Draft("a.b", context=Context(session_id="s")) for _ in range(5)])
     await wait_until(lambda: len(found) == 5)
     assert found == [["a"]] * 5
+
+
+async def test_the_list_of_streams_outlives_the_first_call(spine: Spine, connect: Any) -> None:
+    await spine.publish("a.b")
+    other = await connect()
+    await other.streams.refresh()
+    await other.publish("a.c")
+    assert {stream.topic for stream in other.streams.all()} == {"a.b", "a.c"}
 
 
 async def _is(spine: Spine, session: dict[str, Any]) -> bool:
